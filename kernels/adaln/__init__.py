@@ -1,0 +1,37 @@
+"""Adaptive LayerNorm: one (scale, shift) pair a sequence."""
+
+from __future__ import annotations
+
+import torch
+
+from varsr_engine.dispatch import Op
+from varsr_engine.kernels.adaln.reference import adaln_reference
+from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+
+_op = Op("adaln")
+_op.register("torch", adaln_reference)
+
+
+def adaln(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    eps: float = 1e-6,
+    *,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """layer_norm(x) * (1 + scale) + shift, without affine weights.
+
+    x (B, L, C), scale and shift (B, C) in x's dtype; result (B, L, C), written to `out` in `out`'s dtype if given.
+    Statistics over C accumulate in float32 at least. Source: VARSR section 3 (adaLN of the VAR transformer).
+    """
+    check_ndim("adaln", "x", x, "(B, L, C)", 3)
+    B, L, C = x.shape
+    for name, t in (("scale", scale), ("shift", shift)):
+        check_shape("adaln", name, t, "(B, C)", (B, C))
+        check_dtype("adaln", name, t, x.dtype, "x")
+    if out is not None:
+        check_shape("adaln", "out", out, "(B, L, C)", (B, L, C))
+    result: torch.Tensor = _op(x, scale, shift, eps, out, backend=backend)
+    return result

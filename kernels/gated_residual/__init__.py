@@ -1,0 +1,44 @@
+"""The projections that end attention and FFN: linear layer, gate, residual addition."""
+
+from __future__ import annotations
+
+import torch
+
+from varsr_engine.dispatch import Op
+from varsr_engine.kernels.gated_residual.reference import gated_residual_reference
+from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+
+_op = Op("gated_residual")
+_op.register("torch", gated_residual_reference)
+
+
+def gated_residual(
+    residual: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    gate: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """residual + gate * (x W^T + b); `out=residual` updates it in place.
+
+    residual (B, L, C) float32, x (B, L, K), weight (C, K), bias (C,), gate (B, C) in residual's dtype.
+    Source: VARSR section 3 (gates of adaLN).
+    """
+    op = "gated_residual"
+    check_ndim(op, "residual", residual, "(B, L, C)", 3)
+    check_ndim(op, "x", x, "(B, L, K)", 3)
+    B, L, C = residual.shape
+    K = x.shape[2]
+    check_shape(op, "x", x, "(B, L, K)", (B, L, K))
+    check_shape(op, "weight", weight, "(C, K)", (C, K))
+    check_shape(op, "bias", bias, "(C,)", (C,))
+    check_shape(op, "gate", gate, "(B, C)", (B, C))
+    check_dtype(op, "weight", weight, x.dtype, "x")
+    check_dtype(op, "gate", gate, residual.dtype, "residual")
+    if out is not None:
+        check_shape(op, "out", out, "(B, L, C)", (B, L, C))
+    result: torch.Tensor = _op(residual, x, weight, bias, gate, out, backend=backend)
+    return result

@@ -1,0 +1,37 @@
+"""GroupNorm followed by SiLU, the autoencoder's activation."""
+
+from __future__ import annotations
+
+import torch
+
+from varsr_engine.dispatch import Op
+from varsr_engine.kernels.groupnorm_silu.reference import groupnorm_silu_reference
+from varsr_engine.kernels.spec import check_ndim, check_shape
+
+_op = Op("groupnorm_silu")
+_op.register("torch", groupnorm_silu_reference)
+
+
+def groupnorm_silu(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    eps: float = 1e-6,
+    *,
+    silu: bool = True,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """silu(group_norm(x)), or group_norm(x) alone with silu=False.
+
+    x (B, C, H, W), channels-last in the engine; weight and bias (C,); the result has x's dtype and memory format.
+    Statistics accumulate in float32 at least. Source: VARSR section 3.1 (the VQ-f16 autoencoder).
+    """
+    check_ndim("groupnorm_silu", "x", x, "(B, C, H, W)", 4)
+    C = x.shape[1]
+    check_shape("groupnorm_silu", "weight", weight, "(C,)", (C,))
+    check_shape("groupnorm_silu", "bias", bias, "(C,)", (C,))
+    if C % groups != 0:
+        raise ValueError(f"groupnorm_silu: groups must divide C = {C}, got {groups}")
+    result: torch.Tensor = _op(x, weight, bias, groups, eps, silu, backend=backend)
+    return result

@@ -1,0 +1,56 @@
+"""Queries, keys and values of one scale: projection, L2 normalisation, scale-aligned RoPE, write into the cache."""
+
+from __future__ import annotations
+
+import torch
+
+from varsr_engine.dispatch import Op
+from varsr_engine.kernels.qkv_norm_rope_cache.reference import qkv_norm_rope_cache_reference
+from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+
+_op = Op("qkv_norm_rope_cache")
+_op.register("torch", qkv_norm_rope_cache_reference)
+
+
+def qkv_norm_rope_cache(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    q_scale: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    position: int,
+    *,
+    num_queries: int | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """(q, k, v) = x W^T + b; q = RoPE(q / |q| * q_scale); k = RoPE(k / |k|); cache[position:position+L] = k, v.
+
+    x (B, L, C), weight (3C, C), bias (3C,), q_scale (H,) float32, cos and sin (L, D/2) float32,
+    k_cache and v_cache (B, H, S, D), written in place. Returns q (B, H, num_queries, D) in x's dtype:
+    of the last num_queries tokens (default all), where the others are only attended to.
+    Norms and rotations are taken in float32. Source: VARSR section 3.2 (scale-aligned RoPE).
+    """
+    op = "qkv_norm_rope_cache"
+    check_ndim(op, "x", x, "(B, L, C)", 3)
+    check_ndim(op, "k_cache", k_cache, "(B, H, S, D)", 4)
+    B, L, C = x.shape
+    _, H, S, D = k_cache.shape
+    check_shape(op, "k_cache", k_cache, "(B, H, S, D)", (B, C // D, S, D))
+    check_shape(op, "v_cache", v_cache, "(B, H, S, D)", (B, H, S, D))
+    check_shape(op, "weight", weight, "(3C, C)", (3 * C, C))
+    check_shape(op, "bias", bias, "(3C,)", (3 * C,))
+    check_shape(op, "q_scale", q_scale, "(H,)", (H,))
+    check_shape(op, "cos", cos, "(L, D/2)", (L, D // 2))
+    check_shape(op, "sin", sin, "(L, D/2)", (L, D // 2))
+    for name, t in (("weight", weight), ("bias", bias), ("k_cache", k_cache), ("v_cache", v_cache)):
+        check_dtype(op, name, t, x.dtype, "x")
+    if not 0 <= position <= S - L:
+        raise ValueError(f"{op}: position must be in [0, S - L] = [0, {S - L}], got {position}")
+    num_queries = L if num_queries is None else num_queries
+    if not 0 <= num_queries <= L:
+        raise ValueError(f"{op}: num_queries must be in [0, L] = [0, {L}], got {num_queries}")
+    q: torch.Tensor = _op(x, weight, bias, q_scale, cos, sin, k_cache, v_cache, position, num_queries, backend=backend)
+    return q

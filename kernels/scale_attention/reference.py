@@ -1,0 +1,16 @@
+"""The specification of scale_attention, in plain torch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from varsr_engine.kernels.spec import Cost
+
+
+def scale_attention_reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
+
+
+def scale_attention_cost(B: int, H: int, L: int, S: int, D: int, element: int = 4) -> Cost:
+    return Cost(flops=4 * B * H * L * S * D, bytes=element * B * H * D * (2 * L + 2 * S))

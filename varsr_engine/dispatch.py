@@ -1,0 +1,101 @@
+"""Choose one implementation of an op: explicit argument > use_backend() > VARSR_BACKEND > first supported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Literal, get_args
+
+import torch
+
+from varsr_engine.errors import KernelUnavailableError
+
+Backend = Literal["cuda", "triton", "torch"]
+ORDER: tuple[Backend, ...] = get_args(Backend)
+
+# Every op by name, in the order of their import: what `varsr info` and `varsr selftest` list.
+OPS: dict[str, Op] = {}
+
+
+def check_backend(name: str | None) -> Backend | None:
+    """The backend called `name`; None, "" and "auto" mean: first supported."""
+    if name in (None, "", "auto"):
+        return None
+    for backend in ORDER:
+        if backend == name:
+            return backend
+    raise KernelUnavailableError(f"backend must be one of {', '.join(ORDER)} or auto, got {name!r}")
+
+
+_forced: ContextVar[Backend | None] = ContextVar("varsr_backend", default=check_backend(os.environ.get("VARSR_BACKEND")))
+
+
+@contextlib.contextmanager
+def use_backend(backend: str | None) -> Iterator[None]:
+    """Within this context every op runs on `backend`, or raises with the reason why it cannot."""
+    token = _forced.set(check_backend(backend))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def _always(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+class Op:
+    """An operator with a torch reference and optional faster backends.
+
+    A backend registers its implementation and a `why_not` predicate that takes the same arguments and
+    returns None where the call is supported, else the reason in a sentence. Only the torch reference is
+    differentiable unless a backend says that it is.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._impls: dict[Backend, Callable[..., Any]] = {}
+        self._why_not: dict[Backend, Callable[..., str | None]] = {}
+        self._differentiable: set[Backend] = {"torch"}
+        OPS[name] = self
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        return tuple(b for b in ORDER if b in self._impls)
+
+    def register(
+        self,
+        backend: Backend,
+        implementation: Callable[..., Any],
+        why_not: Callable[..., str | None] = _always,
+        *,
+        differentiable: bool = False,
+    ) -> None:
+        self._impls[backend] = implementation
+        self._why_not[backend] = why_not
+        if differentiable:
+            self._differentiable.add(backend)
+
+    def reason_unsupported(self, backend: Backend, *args: Any, **kwargs: Any) -> str | None:
+        """Why `backend` cannot run this call, or None if it can."""
+        if backend not in self._impls:
+            return "no such implementation"
+        if backend not in self._differentiable and torch.is_grad_enabled():
+            values = (*args, *kwargs.values())
+            if any(isinstance(a, torch.Tensor) and a.requires_grad for a in values):
+                return "an argument requires a gradient and this kernel has no backward"
+        return self._why_not[backend](*args, **kwargs)
+
+    def __call__(self, *args: Any, backend: str | None = None, **kwargs: Any) -> Any:
+        forced = check_backend(backend) or _forced.get()
+        if forced is not None:
+            reason = self.reason_unsupported(forced, *args, **kwargs)
+            if reason is not None:
+                raise KernelUnavailableError(f"{self.name}: backend {forced!r} cannot run this call: {reason}")
+            return self._impls[forced](*args, **kwargs)
+        for candidate in ORDER:
+            if candidate in self._impls and self.reason_unsupported(candidate, *args, **kwargs) is None:
+                return self._impls[candidate](*args, **kwargs)
+        raise KernelUnavailableError(f"{self.name}: no backend supports this call")

@@ -1,0 +1,146 @@
+"""A batch from low-resolution tensors to images: condition encoder, scale loop, refiner, decoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from varsr_engine.checkpoint import Checkpoint
+from varsr_engine.config import ModelConfig
+from varsr_engine.engine.convolutions import Convolutional, load_condition_encoder, load_decoder
+from varsr_engine.engine.parts import Part
+from varsr_engine.engine.refiner_loop import RefinerLoop
+from varsr_engine.engine.request import BatchRequest
+from varsr_engine.engine.scale_loop import OnStage, ScaleLoop, ScaleResult
+from varsr_engine.engine.weights import Reader, RefinerWeights, load_refiner, load_transformer
+from varsr_engine.errors import NumericalError
+from varsr_engine.model.varsr import Trace
+
+# Parts above this size leave memory between their uses where that is free.
+RELEASE_ABOVE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Generation:
+    """What a batch became. The trace holds every stage, if it was asked for."""
+
+    images: torch.Tensor  # (N, 3, 16p, 16p) float32 in [0, 1]
+    latent: torch.Tensor  # (N, Z, p, p) float32
+    tokens: torch.Tensor  # (N, p^2) int64, of the last scale
+    seeds: list[int]
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage: condition, scale.k, refiner, decoder
+    trace: Trace | None = None
+
+
+class StageClock:
+    """Wall-clock seconds between stages, passed on to the caller's own observer."""
+
+    def __init__(self, observer: OnStage | None, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._observer, self._device = observer, device
+        self._last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+        if self._observer is not None:
+            self._observer(stage)
+
+
+class Pipeline:
+    """The model on one device, from tensors to tensors. Not thread-safe: one call at a time."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.config: ModelConfig = checkpoint.config
+        self.device, self.dtype = device, dtype
+        root = Reader(checkpoint, device, dtype)
+        self._scale_loop = ScaleLoop(self.config, load_transformer(root, on_progress), device, dtype)
+        self._refiner_loop = RefinerLoop(self.config, device)
+
+        def part_of(load: Callable[[Reader], object], *prefixes: str) -> Part:  # type: ignore[type-arg]
+            names = [name for name in checkpoint.shapes if name.startswith(prefixes)]
+            size = sum(torch.Size(checkpoint.shapes[name]).numel() for name in names) * dtype.itemsize
+            mapped = device.type == "cpu" and checkpoint.is_mapped_as(dtype)
+            return Part(lambda: load(Reader(checkpoint, device, dtype)), keep=not mapped or size < RELEASE_ABOVE_BYTES)
+
+        self._condition: Part[Convolutional] = part_of(load_condition_encoder, "transformer.con_embedding.")
+        self._refiner: Part[RefinerWeights] = part_of(load_refiner, "transformer.diffloss.")
+        self._decoder: Part[Convolutional] = part_of(load_decoder, "vae.decoder.", "vae.post_quant_conv.")
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        lr: torch.Tensor | None,
+        request: BatchRequest,
+        *,
+        seeds: torch.Tensor,
+        steps: int | None = None,
+        refine: bool = True,
+        noise: torch.Tensor | None = None,
+        trace: bool = False,
+        on_stage: OnStage | None = None,
+    ) -> Generation:
+        """Images for lr (B, 3, 16p, 16p) in [-1, 1] (None for the class-to-image prior).
+
+        seeds (B * n,): n images an input, which share the tokens where all are greedy. noise (steps + 1, B * n, p^2, Z)
+        replaces the refiner's own. Raises NumericalError if a pixel is not finite.
+        """
+        clock = StageClock(on_stage, self.device)
+        record = Trace() if trace else None
+        times = seeds.shape[0] // request.batch
+        prefix = None
+        if lr is not None:
+            with self._condition.use() as encoder:
+                prefix = encoder(lr)
+            clock("condition")
+        if not request.greedy and times > 1:  # sampled tokens differ by seed
+            prefix = None if prefix is None else prefix.repeat_interleave(times, dim=0)
+            request, times = request.repeat(times, seeds), 1
+        result = self._scale_loop.run(prefix, request, clock, record)
+        if times > 1:
+            request = request.repeat(times, seeds)
+            hidden = result.hidden.unflatten(0, (2, -1)).repeat_interleave(times, dim=1).flatten(0, 1)
+            result = ScaleResult(hidden, *(t.repeat_interleave(times, dim=0) for t in result[1:]))
+        latent = result.f_hat
+        z = residual = None
+        if refine:
+            z = self._refiner_condition(result)
+            strength = request.guidance * self.config.guidance_ratio(self.config.num_scales - 1)
+            with self._refiner.use() as weights:
+                residual = self._refiner_loop.run(weights, z, strength, seeds, steps=steps, noise=noise)
+            latent = latent + residual.transpose(1, 2).unflatten(2, latent.shape[2:])
+            clock("refiner")
+        images = self.decode(latent)
+        clock("decoder")
+        if not torch.isfinite(images).all():
+            bad = [i for i, image in enumerate(images) if not torch.isfinite(image).all()]
+            raise NumericalError(f"the network gave NaN or infinity for image(s) {bad}; try dtype fp32", rows=bad)
+        if record is not None:
+            record.prefix, record.residual, record.latent = prefix, residual, latent
+            record.z = None if z is None else z.flatten(0, 1)
+        return Generation(images, latent, result.tokens, seeds.tolist(), clock.seconds, record)
+
+    def _refiner_condition(self, result: ScaleResult) -> torch.Tensor:
+        """z (2, B, p^2, C) = LN(x_last + word_embed(codebook[tokens_last])), the embedding shared by both branches."""
+        w = self._scale_loop.weights
+        x = result.hidden.unflatten(0, (2, -1)) + w.codebook_embedding[result.tokens]
+        return F.layer_norm(x, x.shape[-1:], *w.final_norm, self.config.norm_eps)
+
+    @torch.inference_mode()
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, 16p, 16p) in [0, 1] of latents (N, Z, p, p). On a CPU one at a time, which bounds the memory."""
+        rows = 1 if self.device.type == "cpu" else latent.shape[0]
+        with self._decoder.use() as decoder:
+            images = torch.cat([decoder(part) for part in latent.split(rows)])
+        return images.clamp_(-1, 1).mul_(0.5).add_(0.5)

@@ -1,0 +1,166 @@
+"""The settings of an engine and of one request: plain, frozen, validated data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from varsr_engine.config import reject_unknown_keys
+from varsr_engine.errors import InvalidParamsError
+
+ColorFix = Literal["adain", "wavelet", "none"]
+AlphaMode = Literal["keep", "drop"]
+RefinerMode = Literal["on", "off"]
+
+MAX_SEED = 2**63 - 1
+
+
+def _require(ok: bool, name: str, expected: str, got: object) -> None:
+    if not ok:
+        raise InvalidParamsError(f"{name} must be {expected}, got {got!r}")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_integer(value: object, low: int, high: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+@dataclass(frozen=True, slots=True)
+class UpscaleParams:
+    """How to upscale one image. None stands for the model's own default.
+
+    scale: output size over input size. target_size: (width, height) of the output; longest_side: its longest
+    side, aspect kept; at most one of the three may be set (scale 4 if none).
+    seed: of the refiner's and the sampler's noise; None draws one, which the result reports.
+    cfg: strength of image-based classifier-free guidance. label: class of the positive branch (0: high quality).
+    top_k, top_p, temperature: token sampling; top_k = 1 is the argmax, top_k = 0 switches the limit off.
+    steps: refiner steps; fewer than the model's is faster and not exact.
+    """
+
+    scale: float | None = None
+    target_size: tuple[int, int] | None = None
+    longest_side: int | None = None
+    seed: int | None = 0
+    cfg: float | None = None
+    label: int = 0
+    top_k: int | None = None
+    top_p: float | None = None
+    temperature: float = 1.0
+    steps: int | None = None
+    refiner: RefinerMode = "on"
+    color_fix: ColorFix = "adain"
+    alpha: AlphaMode = "keep"
+
+    def __post_init__(self) -> None:
+        if self.target_size is not None:
+            ok = isinstance(self.target_size, (tuple, list)) and len(self.target_size) == 2
+            ok = ok and all(is_integer(s, 1) for s in self.target_size)
+            _require(ok, "target_size", "(width, height) in pixels", self.target_size)
+            object.__setattr__(self, "target_size", tuple(self.target_size))
+        given = [n for n in ("scale", "target_size", "longest_side") if getattr(self, n) is not None]
+        _require(len(given) <= 1, " and ".join(given), "given one at a time", [getattr(self, n) for n in given])
+        if self.scale is not None:
+            _require(is_number(self.scale) and 0 < self.scale <= 64, "scale", "a number in (0, 64]", self.scale)
+        if self.longest_side is not None:
+            _require(is_integer(self.longest_side, 1), "longest_side", "a positive integer", self.longest_side)
+        if self.seed is not None:
+            _require(is_integer(self.seed, 0, MAX_SEED), "seed", "an integer in [0, 2^63)", self.seed)
+        if self.cfg is not None:
+            _require(is_number(self.cfg) and self.cfg >= 0, "cfg", "a number >= 0", self.cfg)
+        if self.top_k is not None:
+            _require(is_integer(self.top_k, 0), "top_k", "0 (off) or a positive integer", self.top_k)
+        if self.top_p is not None:
+            _require(is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
+        if self.steps is not None:
+            _require(is_integer(self.steps, 1, 1000), "steps", "an integer in [1, 1000]", self.steps)
+        _require(is_integer(self.label, 0), "label", "an integer >= 0", self.label)
+        _require(is_number(self.temperature) and self.temperature > 0, "temperature", "a number > 0", self.temperature)
+        for name, kind in (("refiner", RefinerMode), ("color_fix", ColorFix), ("alpha", AlphaMode)):
+            _require(getattr(self, name) in get_args(kind), name, f"one of {get_args(kind)}", getattr(self, name))
+
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of the output for an input of that size."""
+        if self.target_size is not None:
+            return self.target_size
+        scale = self.scale if self.scale is not None else 4.0
+        if self.longest_side is not None:
+            scale = self.longest_side / max(width, height)
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    def replace(self, **changes: Any) -> UpscaleParams:
+        """A copy with some fields changed; an unknown name is an error that suggests the nearest."""
+        reject_unknown_keys("upscale", changes, {f.name for f in dataclasses.fields(self)})
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UpscaleParams:
+        return cls().replace(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Where and how an engine runs, and what it refuses to open.
+
+    device: auto, cpu, cuda or cuda:N. dtype: auto (float32 on a CPU, float16 on CUDA), fp32, fp16 or bf16.
+    backend: kernels to use; auto takes the first that can run. batch_size: images a forward pass.
+    The limits are checked before an image is decoded.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    backend: str = "auto"
+    batch_size: int = 1
+    max_input_pixels: int = 64 * 1024 * 1024
+    max_output_pixels: int = 256 * 1024 * 1024
+    max_input_bytes: int = 256 * 1024 * 1024
+    max_side: int = 65_535
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.type == "int":
+                _require(is_integer(value, 1), f.name, "a positive integer", value)
+            else:
+                _require(isinstance(value, str) and value != "", f.name, "a name", value)
+        _require(self.dtype in DTYPE_NAMES, "dtype", f"one of {', '.join(DTYPE_NAMES)}", self.dtype)
+
+    @classmethod
+    def resolve(cls, file: str | os.PathLike[str] | None = None, **overrides: Any) -> EngineConfig:
+        """Settings by precedence: overrides that are not None > VARSR_<NAME> in the environment > TOML file > defaults.
+
+        The file is `file`, else the one that VARSR_CONFIG names, else none.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        path = file or os.environ.get("VARSR_CONFIG")
+        if path:
+            try:
+                values |= tomllib.loads(Path(path).read_text())
+            except FileNotFoundError:
+                raise InvalidParamsError(f"config file {str(path)!r} does not exist") from None
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise InvalidParamsError(f"config file {str(path)!r} is not valid TOML: {error}") from None
+            reject_unknown_keys(f"config file {str(path)!r}", values, set(fields))
+        for name, f in fields.items():
+            text = os.environ.get(f"VARSR_{name.upper()}")
+            if text:
+                if f.type == "int" and not text.isdigit():
+                    raise InvalidParamsError(f"VARSR_{name.upper()} must be a positive integer, got {text!r}")
+                values[name] = int(text) if f.type == "int" else text
+        reject_unknown_keys("engine config", overrides, set(fields))
+        return cls(**(values | {k: v for k, v in overrides.items() if v is not None}))
+
+
+DTYPE_NAMES = ("auto", "fp32", "fp16", "bf16")

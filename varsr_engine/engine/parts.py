@@ -1,0 +1,28 @@
+"""Parts of the model that are not needed all the time, and what they cost while they rest."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Part(Generic[T]):
+    """Weights that are loaded when first used.
+
+    With keep=False they are dropped after each use. That is free where the file's own pages serve as weights (the
+    system keeps them cached), and takes them out of the memory peak of the other stages.
+    """
+
+    def __init__(self, load: Callable[[], T], keep: bool) -> None:
+        self._load, self._keep = load, keep
+        self._value: T | None = None
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[T]:
+        value = self._load() if self._value is None else self._value
+        if self._keep:
+            self._value = value
+        yield value

@@ -1,0 +1,159 @@
+"""The scale loop: ten steps through the transformer, from prefix tokens to the last scale's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from varsr_engine.config import ModelConfig
+from varsr_engine.engine.kv_cache import KVCache
+from varsr_engine.engine.noise import SAMPLING_STREAM, map_positions
+from varsr_engine.engine.request import BatchRequest
+from varsr_engine.engine.weights import BlockWeights, TransformerWeights
+from varsr_engine.kernels.adaln import adaln
+from varsr_engine.kernels.gated_residual import gated_residual
+from varsr_engine.kernels.guided_sample import Sampling, guided_sample
+from varsr_engine.kernels.mlp import mlp
+from varsr_engine.kernels.qkv_norm_rope_cache import qkv_norm_rope_cache
+from varsr_engine.kernels.scale_attention import scale_attention
+from varsr_engine.kernels.scale_handoff import scale_handoff
+from varsr_engine.model.varsr import Trace
+
+OnStage = Callable[[str], None]
+
+
+class ScaleResult(NamedTuple):
+    hidden: torch.Tensor  # (2B, p^2, C): the last step's output, conditional rows first
+    tokens: torch.Tensor  # (B, p^2): the last scale's tokens
+    f_hat: torch.Tensor  # (B, Z, p, p)
+
+
+class Scratch(NamedTuple):
+    """Intermediate buffers of one step, shared by its layers: fresh ones would cost a page fault each 4 KB on a CPU."""
+
+    normalised: torch.Tensor  # (2B, L, C) compute dtype
+    hidden: torch.Tensor  # (2B, L, 4C) compute dtype
+
+    def narrow(self, length: int) -> Scratch:
+        """The same memory for sequences of another, smaller length."""
+        parts = (t.view(-1)[: t.shape[0] * length * t.shape[2]].view(t.shape[0], length, t.shape[2]) for t in self)
+        return Scratch(*parts)
+
+
+class ScaleLoop:
+    """Runs the transformer over all scales for one batch; rows are [conditional B][unconditional B]."""
+
+    def __init__(self, config: ModelConfig, weights: TransformerWeights, device: torch.device, dtype: torch.dtype) -> None:
+        self.config, self.weights = config, weights
+        self.device, self.dtype = device, dtype
+        self._positions = [map_positions(side, device) for side in config.patch_nums]
+
+    def run(
+        self,
+        prefix: torch.Tensor | None,
+        request: BatchRequest,
+        on_stage: OnStage,
+        trace: Trace | None = None,
+    ) -> ScaleResult:
+        """prefix (B, p^2, C), or None for the class-to-image prior. on_stage("scale.k") is called after scale k."""
+        config, w, B = self.config, self.weights, request.batch
+        rows = torch.cat((request.labels, torch.full_like(request.labels, config.uncond_label)))
+        modulation, head_modulation = w.adaln[rows], w.head_adaln[rows]
+        cache = KVCache(config, 2 * B, self.device, self.dtype)
+        x = self._first_input(prefix, rows)
+        f_hat = x.new_zeros(B, config.latent_channels, config.latent_side, config.latent_side)
+        start, last = 0, config.num_scales - 1
+        for step, length in enumerate(config.step_lengths):
+            predicting = config.patch_nums[step] ** 2  # of step 0 only the class token predicts
+            x = self._run_blocks(x, modulation, cache, start, predicting, final=step == last)
+            start += length
+            tokens = self._sample(x, head_modulation, request, step, trace)
+            if step < last:
+                x = scale_handoff(tokens, w.codebook, w.handoffs[step], f_hat).repeat(2, 1, 1)
+            else:
+                f_hat += w.codebook[tokens].transpose(1, 2).unflatten(2, f_hat.shape[2:])
+            if trace is not None:
+                trace.tokens.append(tokens)
+                trace.f_hats.append(f_hat.clone())
+            on_stage(f"scale.{step}")
+        return ScaleResult(x, tokens, f_hat)
+
+    def _first_input(self, prefix: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
+        """(2B, L_0, C): the prefix is the same for both branches, the class token is not."""
+        w = self.weights
+        x = w.first_constant.repeat(rows.shape[0], 1, 1)
+        if prefix is not None:
+            x[:, :-1].unflatten(0, (2, -1)).add_(prefix)
+        x[:, -1] += w.class_embedding[rows]
+        return x
+
+    def _run_blocks(
+        self, x: torch.Tensor, modulation: torch.Tensor, cache: KVCache, start: int, predicting: int, final: bool
+    ) -> torch.Tensor:
+        """All blocks on one step's rows (2B, L, C), in place; returns the `predicting` last tokens' output.
+
+        The last block computes keys and values for all tokens, the rest only for those that predict. After the last
+        step (`final`) a layer's cache is given back as soon as it has been read.
+        """
+        B2, L, C = x.shape
+        scratch = Scratch(
+            torch.empty(B2, L, C, device=self.device, dtype=self.dtype),
+            torch.empty(B2, L, C * self.config.mlp_ratio, device=self.device, dtype=self.dtype),
+        )
+        for index, block in enumerate(self.weights.blocks):
+            queries = predicting if index == len(self.weights.blocks) - 1 else L
+            x = self._block(x, block, modulation[:, index], cache.layer(index), start, queries, scratch)
+            if final:
+                cache.release(index)
+        return x
+
+    def _block(
+        self,
+        x: torch.Tensor,
+        block: BlockWeights,
+        modulation: torch.Tensor,
+        kv: tuple[torch.Tensor, torch.Tensor],
+        start: int,
+        queries: int,
+        scratch: Scratch,
+    ) -> torch.Tensor:
+        w, eps, end = self.weights, self.config.norm_eps, start + x.shape[1]
+        gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unbind(1)
+        k, v = kv
+        h = adaln(x, scale1, shift1, eps, out=scratch.normalised)
+        q = qkv_norm_rope_cache(
+            h, *block.qkv, block.q_scale, w.rope_cos[start:end], w.rope_sin[start:end], k, v, start, num_queries=queries
+        )
+        attended = scale_attention(q, k[:, :, :end], v[:, :, :end])
+        if queries < x.shape[1]:
+            x, scratch = x[:, -queries:].contiguous(), scratch.narrow(queries)
+        gated_residual(x, attended, *block.proj, gate1, out=x)
+        h = adaln(x, scale2, shift2, eps, out=scratch.normalised)
+        hidden = mlp(h, *block.fc1, out=scratch.hidden)
+        return gated_residual(x, hidden, *block.fc2, gate2, out=x)
+
+    def _sample(
+        self, x: torch.Tensor, modulation: torch.Tensor, request: BatchRequest, step: int, trace: Trace | None
+    ) -> torch.Tensor:
+        """Tokens (B, n) of a step from its output (2B, n, C)."""
+        B, ratio = request.batch, self.config.guidance_ratio(step)
+        rows = 2 * B if ratio != 0 else B  # at ratio 0 the unconditional logits would be multiplied by 0
+        h = adaln(x[:rows], modulation[:rows, 0], modulation[:rows, 1], self.config.norm_eps)
+        sampling = None
+        if not request.greedy:
+            sampling = Sampling(
+                request.top_k,
+                request.top_p,
+                request.temperature,
+                request.seeds,
+                self._positions[step],
+                step,
+                SAMPLING_STREAM,
+            )
+        uncond = h[B:] if ratio != 0 else None
+        tokens, logits = guided_sample(h[:B], uncond, request.guidance * ratio, *self.weights.head, sampling)
+        if trace is not None:
+            trace.logits.append(logits)
+        return tokens

@@ -1,0 +1,195 @@
+"""Weights as the engine uses them: classes folded into tables, biases joined, constants between scales precomputed.
+
+Nothing here changes what the network computes; design and sizes are in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from varsr_engine.checkpoint import Checkpoint
+from varsr_engine.config import ModelConfig
+from varsr_engine.kernels.refiner_block import RefinerBlockWeights
+from varsr_engine.kernels.scale_handoff import Handoff
+from varsr_engine.model.refiner import time_embedding
+from varsr_engine.model.rope import rope_tables
+from varsr_engine.model.transformer import q_scales, qkv_bias
+
+Get = Callable[[str], torch.Tensor]
+
+
+class Reader:
+    """Reads parameters onto a device, in float32 or in the compute dtype."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, get: Get | None = None, prefix: str = ""
+    ) -> None:
+        self.checkpoint, self.device, self.dtype = checkpoint, device, dtype
+        self._get = get or checkpoint.open()
+        self._prefix = prefix
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.checkpoint.config
+
+    def compute(self, name: str) -> torch.Tensor:
+        """In the compute dtype; the file's own memory where nothing changes."""
+        return self._get(self._prefix + name).to(self.device, self.dtype)
+
+    def exact(self, name: str) -> torch.Tensor:
+        """In float32."""
+        return self._get(self._prefix + name).to(self.device, torch.float32)
+
+    def linear(self, name: str) -> Linear:
+        """Weight and bias of a linear layer, in the compute dtype."""
+        return Linear(self.compute(name + ".weight"), self.compute(name + ".bias"))
+
+    def under(self, prefix: str) -> Reader:
+        """The same reader for names under a prefix."""
+        return Reader(self.checkpoint, self.device, self.dtype, self._get, self._prefix + prefix)
+
+    def transient(self) -> Reader:
+        """A reader with a mapping of its own: what it maps goes when it and its tensors go."""
+        return Reader(self.checkpoint, self.device, self.dtype, None, self._prefix)
+
+
+class Linear(NamedTuple):
+    weight: torch.Tensor  # (out, in)
+    bias: torch.Tensor  # (out,)
+
+
+class BlockWeights(NamedTuple):
+    """One transformer block; its adaLN linear is folded away."""
+
+    qkv: Linear
+    q_scale: torch.Tensor  # (H,) float32
+    proj: Linear
+    fc1: Linear
+    fc2: Linear
+
+
+class TransformerWeights(NamedTuple):
+    class_embedding: torch.Tensor  # (classes, C)
+    first_constant: torch.Tensor  # (L_0, C): positions and level of step 0
+    adaln: torch.Tensor  # (classes, layers, 6, C): gates, scales, shifts of both halves of each block
+    head_adaln: torch.Tensor  # (classes, 2, C): scale, shift
+    blocks: list[BlockWeights]
+    head: Linear
+    codebook: torch.Tensor  # (V, Z)
+    codebook_embedding: torch.Tensor  # (V, C): word_embed(codebook)
+    handoffs: list[Handoff]  # K - 1
+    final_norm: Linear  # decoder_norm, (C,) each
+    rope_cos: torch.Tensor  # (S, D/2)
+    rope_sin: torch.Tensor
+
+
+class RefinerWeights(NamedTuple):
+    time_embeddings: torch.Tensor  # (train steps, W) float32: one row a timestep
+    cond_embed: Linear
+    input_proj: Linear
+    modulation: Linear  # ((3 depth + 2) W, W): every block's shift, scale, gate, then the final layer's shift, scale
+    blocks: list[RefinerBlockWeights]
+    final: Linear
+
+
+def resampling_matrix(mode: str, source: int, target: int) -> torch.Tensor:
+    """(target, source) matrix of a one-dimensional resize: torch's own, applied to unit vectors."""
+    basis = torch.eye(source)[None, :, :, None]
+    if mode == "area":
+        return F.interpolate(basis, size=(target, 1), mode="area")[0, :, :, 0].t()
+    return F.interpolate(basis, size=(target, 1), mode="bicubic", align_corners=False)[0, :, :, 0].t()
+
+
+def fold_class_linear(read: Reader, name: str, cond: torch.Tensor, parts: int) -> torch.Tensor:
+    """Linear(SiLU(class_emb)) for every class, (classes, parts, C) float32: the class is all that this layer sees.
+
+    Runs on a transient mapping, so that the folded matrix never stays in memory.
+    """
+    transient = read.transient()
+    table = F.linear(F.silu(cond), transient.exact(name + ".weight"), transient.exact(name + ".bias"))
+    return table.unflatten(-1, (parts, cond.shape[-1]))
+
+
+def load_block(read: Reader, name: str, config: ModelConfig) -> BlockWeights:
+    bias = qkv_bias(read.compute(f"{name}.attn.q_bias"), read.compute(f"{name}.attn.v_bias"))
+    return BlockWeights(
+        qkv=Linear(read.compute(f"{name}.attn.mat_qkv.weight"), bias),
+        q_scale=q_scales(read.exact(f"{name}.attn.scale_mul_1H11"), config.max_log_scale),
+        proj=read.linear(f"{name}.attn.proj"),
+        fc1=read.linear(f"{name}.ffn.fc1"),
+        fc2=read.linear(f"{name}.ffn.fc2"),
+    )
+
+
+def load_handoff(read: Reader, quantizer: Reader, config: ModelConfig, step: int) -> Handoff:
+    """Constants between scale `step` and the next."""
+    side, next_side, p = config.patch_nums[step], config.patch_nums[step + 1], config.latent_side
+    phi = f"quant_resi.qresi_ls.{config.phi_index(step)}"
+    return Handoff(
+        upsample=resampling_matrix("bicubic", side, p).to(read.device).contiguous(),
+        phi_weight=quantizer.exact(f"{phi}.weight"),
+        phi_bias=quantizer.exact(f"{phi}.bias"),
+        phi_ratio=config.phi_ratio,
+        downsample=resampling_matrix("area", p, next_side).to(read.device).contiguous(),
+        embed_weight=read.exact("word_embed.weight"),
+        embed_bias=read.exact("word_embed.bias") + read.exact("lvl_embed.weight")[step + 1],
+    )
+
+
+def load_transformer(root: Reader, on_progress: Callable[[int, int], None] | None = None) -> TransformerWeights:
+    """Everything the scale loop needs. on_progress is called with (blocks done, blocks in all)."""
+    config, read, quantizer = root.config, root.under("transformer."), root.under("vae.quantize.")
+    cond, codebook = read.exact("class_emb.weight"), quantizer.exact("embedding.weight")
+    tables, blocks = [], []
+    for i in range(config.depth):
+        tables.append(fold_class_linear(read, f"blocks.{i}.ada_lin.1", cond, 6))
+        blocks.append(load_block(read, f"blocks.{i}", config))
+        if on_progress is not None:
+            on_progress(i + 1, config.depth)
+    cos, sin = rope_tables(config)
+    return TransformerWeights(
+        class_embedding=cond,
+        first_constant=read.exact("pos_start")[0] + read.exact("lvl_embed.weight")[0],
+        adaln=torch.stack(tables, dim=1),
+        head_adaln=fold_class_linear(read, "head_nm.ada_lin.1", cond, 2),
+        blocks=blocks,
+        head=read.linear("head"),
+        codebook=codebook,
+        codebook_embedding=F.linear(codebook, read.exact("word_embed.weight"), read.exact("word_embed.bias")),
+        handoffs=[load_handoff(read, quantizer, config, step) for step in range(config.num_scales - 1)],
+        final_norm=Linear(read.exact("decoder_norm.weight"), read.exact("decoder_norm.bias")),
+        rope_cos=cos.to(root.device),
+        rope_sin=sin.to(root.device),
+    )
+
+
+def load_refiner(root: Reader) -> RefinerWeights:
+    """The refiner, its modulation linears stacked into one."""
+    read = root.under("transformer.diffloss.net.")
+    names = [f"res_blocks.{i}" for i in range(root.config.refiner_depth)]
+    modulations = [read.transient().linear(f"{name}.adaLN_modulation.1") for name in (*names, "final_layer")]
+    times = time_embedding(torch.arange(root.config.refiner_train_steps, device=root.device))
+    hidden = F.linear(times, read.exact("time_embed.mlp.0.weight"), read.exact("time_embed.mlp.0.bias"))
+    embeddings = F.linear(F.silu(hidden), read.exact("time_embed.mlp.2.weight"), read.exact("time_embed.mlp.2.bias"))
+    return RefinerWeights(
+        time_embeddings=embeddings,
+        cond_embed=read.linear("cond_embed"),
+        input_proj=read.linear("input_proj"),
+        modulation=Linear(torch.cat([m.weight for m in modulations]), torch.cat([m.bias for m in modulations])),
+        blocks=[
+            RefinerBlockWeights(
+                norm_weight=read.exact(f"{name}.in_ln.weight"),
+                norm_bias=read.exact(f"{name}.in_ln.bias"),
+                in_weight=read.compute(f"{name}.mlp.0.weight"),
+                in_bias=read.compute(f"{name}.mlp.0.bias"),
+                out_weight=read.compute(f"{name}.mlp.2.weight"),
+                out_bias=read.compute(f"{name}.mlp.2.bias"),
+            )
+            for name in names
+        ],
+        final=read.linear("final_layer.linear"),
+    )
