@@ -148,6 +148,20 @@ class PublishedCheckpoint(Checkpoint):
         return self._load().__getitem__
 
 
+class TensorCheckpoint(Checkpoint):
+    """Weights that are in memory already, by their names: a model in training, or made-up weights."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], config: ModelConfig, name: str) -> None:
+        self._tensors = {key: tensor.detach().cpu() for key, tensor in tensors.items()}
+        header = {
+            key: (tuple(t.shape), SAFETENSORS_DTYPES.get(t.dtype, str(t.dtype))) for key, t in self._tensors.items()
+        }
+        super().__init__(Path(name), config, header)
+
+    def open(self) -> Callable[[str], torch.Tensor]:
+        return self._tensors.__getitem__
+
+
 def parse_json(text: str, what: str) -> dict[str, Any]:
     try:
         values = json.loads(text)

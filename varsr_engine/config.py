@@ -165,10 +165,15 @@ class ModelConfig:
         return (step + (0 if self.has_prefix else 1)) / (self.num_scales - 1)
 
     def phi_index(self, step: int) -> int:
-        """Which shared residual convolution follows a scale: the nearest tick, the first on ties."""
+        """Which shared residual convolution follows a scale: the nearest of n evenly spaced ticks, the first on ties.
+
+        The published scales meet ties (steps 2 and 7 of ten) that float64 rounding decides: the ticks are computed as
+        start + i * step, which is how the weights were trained. Any other order of operations picks other weights.
+        """
         n, position = self.num_phi, step / (self.num_scales - 1)
-        low, high = 1 / 3 / n, 1 - 1 / 3 / n
-        ticks = [low + (high - low) * i / max(n - 1, 1) for i in range(n)]
+        start, stop = 1 / 3 / n, 1 - 1 / 3 / n
+        stride = (stop - start) / max(n - 1, 1)
+        ticks = [start + i * stride for i in range(n)]
         return min(range(n), key=lambda i: abs(ticks[i] - position))
 
     # --- input and output --------------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+# Every target sets up .venv by itself when it is missing or older than the pins. PYTHON=python3.12 chooses another Python.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test test-full test-gpu bench lint format wheel clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+venv: $(STAMP)  ## create .venv with the pinned dependencies and this package, editable
+
+# A Python without ensurepip makes an environment without pip; the pip of $(PYTHON) then installs one there.
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. Try make PYTHON=python3.12")'
+	@echo "==> creating $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(BIN)/python install --quiet pip
+	@echo "==> installing PyTorch, Triton and the other pinned dependencies (some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "==> $(VENV) is ready"
+
+demo: $(STAMP)  ## upscale examples/photo.jpg to out/photo_x4.png
+	@mkdir -p out
+	$(BIN)/varsr upscale examples/photo.jpg -o out/photo_x4.png --overwrite --model demo
+	@echo "==> the picture is in $(CURDIR)/out/photo_x4.png"
+
+test: $(STAMP)  ## run the tests that take seconds
+	$(BIN)/python -m pytest $(ARGS)
+
+test-full: $(STAMP)  ## run every test a CPU can run, the full-size network included (minutes, gigabytes)
+	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+
+test-gpu: $(STAMP)  ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench: $(STAMP)  ## time the engine against the published way of running the network
+	$(BIN)/python -m benchmarks.bench_engine $(ARGS)
+
+# mypy runs inside an installed copy, the only place where kernels/ is varsr_engine.kernels.
+lint: $(STAMP)  ## ruff check, ruff format --check, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/typecheck .
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache varsr_engine
+
+format: $(STAMP)  ## sort imports, apply the safe fixes and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(STAMP)  ## build the wheel and the sdist into dist/
+	@rm -rf build dist
+	@echo "==> building"
+	@$(BIN)/python -m build --no-isolation --outdir dist . >build.log 2>&1 || { cat build.log; exit 1; }
+	@rm -f build.log
+	@ls -l dist
+
+clean:  ## remove what the other targets made, .venv included
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

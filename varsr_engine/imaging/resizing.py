@@ -1,0 +1,52 @@
+"""Resizing as the published pipeline does it (Pillow), and the tensor that the network takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from varsr_engine.imaging.picture import FloatArray
+from varsr_engine.imaging.samples import to_uint8
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resize_rgb(
+    rgb: FloatArray,
+    size: tuple[int, int],
+    eight_bit: bool = False,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> FloatArray:
+    """Resize (H, W, 3) float32 in [0, 1] to size = (width, height); the same array if it has that size.
+
+    eight_bit: resize the 8-bit image, bit for bit as `Image.resize` does, as the published pipeline for 8-bit
+    sources. Otherwise each channel in float, clamped to [0, 1].
+    """
+    if (rgb.shape[1], rgb.shape[0]) == size:
+        return rgb
+    if eight_bit:
+        resized = Image.fromarray(to_uint8(rgb)).resize(size, resample)
+        return np.asarray(resized, dtype=np.float32) / np.float32(255)
+    return np.stack([_resize_plane(rgb[..., c], size, resample) for c in range(3)], axis=-1)
+
+
+def resize_alpha(alpha: FloatArray, size: tuple[int, int]) -> FloatArray:
+    """Resize (H, W) float32 in [0, 1] to size = (width, height) with Lanczos, clamped to [0, 1]."""
+    if (alpha.shape[1], alpha.shape[0]) == size:
+        return alpha
+    return _resize_plane(alpha, size, Image.Resampling.LANCZOS)
+
+
+def _resize_plane(plane: FloatArray, size: tuple[int, int], resample: Image.Resampling) -> FloatArray:
+    resized = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32)).resize(size, resample)
+    return np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
+
+
+def to_network_input(rgb: FloatArray) -> torch.Tensor:
+    """(H, W, 3) in [0, 1] → [1, 3, H, W] in [-1, 1], float32, contiguous, on the CPU."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)[None])) * 2 - 1
