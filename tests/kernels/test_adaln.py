@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.harness import check, each_backend, each_dtype, each_layout, each_size, normal, raises, run_case
+from tests.kernels.harness import (
+    ROUNDINGS,
+    check,
+    each_backend,
+    each_dtype,
+    each_layout,
+    each_size,
+    normal,
+    raises,
+    run_case,
+)
 from varsr_engine.kernels import adaln
 
 backends = each_backend("adaln")
@@ -63,9 +73,10 @@ def test_out_is_returned(backend: str) -> None:
 @backends
 @each_dtype()
 def test_large_mean(backend: str, dtype: torch.dtype) -> None:
-    """A variance from E[x^2] - E[x]^2 in float32 has no correct digit here."""
+    """A variance from E[x^2] - E[x]^2 in float32 has no correct digit here; the mean's own rounding costs four."""
     mean = 1e4 if dtype == torch.float32 else 50.0
-    check(adaln, inputs(2, 4, 96, dtype, mean), backend=backend, formula=formula)
+    roundings = ROUNDINGS * (mean if dtype == torch.float32 else 1)
+    check(adaln, inputs(2, 4, 96, dtype, mean), backend=backend, formula=formula, roundings=roundings)
 
 
 @backends

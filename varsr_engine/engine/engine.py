@@ -218,6 +218,7 @@ class Engine:
 
     def _read(self, image: ImageLike, params: UpscaleParams) -> Picture:
         """Decode and check an image, and the size that it would become."""
+        self._require_prefix("upscale")
         picture = picture_from(image, self._limits)
         width, height = params.output_size(*picture.size)
         if width * height > self.config.max_output_pixels or max(width, height) > self.config.max_side:
@@ -237,7 +238,6 @@ class Engine:
         self, pictures: list[Picture], params: UpscaleParams, seeds: list[int], on_stage: OnStage | None
     ) -> list[UpscaleResult]:
         """One forward pass. As many seeds as pictures, or several for one picture."""
-        self._require_prefix("upscale")
         side = self.model_config.image_side
         tiles = [resize_rgb(p.rgb, (side, side), eight_bit=p.bit_depth == 8) for p in pictures]
         lr = torch.cat([to_network_input(tile) for tile in tiles])

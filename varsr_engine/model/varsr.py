@@ -102,6 +102,10 @@ class VARSR(nn.Module):
         self.transformer = Transformer(config)
         self.vae = Autoencoder(config)
 
+    def block_causal(self) -> list[Attend]:
+        """For each block, attention in which a token sees its own step and the earlier ones."""
+        return [partial(block_causal_attention, lengths=self.config.step_lengths)] * self.config.depth
+
     def teacher_forced(self, lr: torch.Tensor | None, hr: torch.Tensor, labels: torch.Tensor) -> TeacherForced:
         """One pass over the whole sequence under the block-causal mask (paper section 3.1; spec section 11).
 
@@ -113,8 +117,7 @@ class VARSR(nn.Module):
         parts = [net.first_input(None if lr is None else net.con_embedding(lr), cond)]
         pooled = inputs.split(config.step_lengths[1:], dim=1)
         parts += [net.scale_input(part, step) for step, part in enumerate(pooled, start=1)]
-        attend = partial(block_causal_attention, lengths=config.step_lengths)
-        x = net.run_blocks(torch.cat(parts, dim=1), cond, slice(None), [attend] * config.depth)
+        x = net.run_blocks(torch.cat(parts, dim=1), cond, slice(None), self.block_causal())
         predicting = x[:, config.first_length - 1 :]
         logits = net.logits(predicting, cond)
         last = config.latent_side**2
