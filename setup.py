@@ -1,6 +1,62 @@
-"""Lists the packages; the rest is in pyproject.toml. The folder kernels/ is installed as varsr_engine.kernels."""
+"""Lists the packages and builds the CPU kernels; the rest is in pyproject.toml. kernels/ is installed as varsr_engine.kernels.
 
-from setuptools import find_packages, setup
+csrc/cpu/*.cpp becomes varsr_engine/_cpu.so: plain C functions, no Python headers, no torch. It is left out where there
+is no C++ compiler or no x86-64; VARSR_BUILD_CPU=1 makes that an error, VARSR_BUILD_CPU=0 leaves it out always.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+# -fopenmp is for the compiler only: at run time the symbols are those of torch's own thread pool.
+COMPILE = ["-std=c++17", "-O3", "-mavx2", "-mfma", "-fopenmp", "-fPIC", "-fvisibility=default", "-Wall", "-Wextra"]
+
+
+class BuildCpuKernels(build_ext):
+    """Compiles each source by itself, in parallel, and links them into one shared library."""
+
+    def get_ext_filename(self, name: str) -> str:
+        return name.replace(".", os.sep) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        target, objects = Path(self.get_ext_fullpath(ext.name)), Path(self.build_temp)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        objects.mkdir(parents=True, exist_ok=True)
+
+        def compile_one(source: str) -> str:
+            out = str(objects / (Path(source).stem + ".o"))
+            subprocess.run([str(COMPILER), *COMPILE, "-c", source, "-o", out], check=True)
+            return out
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            linked = list(pool.map(compile_one, ext.sources))
+        subprocess.run([str(COMPILER), "-shared", *linked, "-o", str(target)], check=True)
+
+
+def cpu_kernels() -> list[Extension]:
+    wanted = os.environ.get("VARSR_BUILD_CPU", "auto")
+    if wanted not in ("0", "1", "auto"):
+        sys.exit(f"VARSR_BUILD_CPU must be 0, 1 or auto, got {wanted!r}")
+    able = COMPILER is not None and platform.machine() in ("x86_64", "AMD64") and sys.platform == "linux"
+    if wanted == "0" or (wanted == "auto" and not able):
+        return []
+    if not able:
+        sys.exit("VARSR_BUILD_CPU=1, but the CPU kernels need a C++ compiler (set CXX) on 64-bit x86 Linux")
+    sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cpu/*.cpp"))
+    headers = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cpu/*.h"))
+    return [Extension("varsr_engine._cpu", sources, depends=headers, optional=wanted == "auto")]
+
 
 setup(
     packages=[
@@ -11,4 +67,6 @@ setup(
     ],
     package_dir={"varsr_engine": "varsr_engine", "varsr_engine.kernels": "kernels"},
     package_data={"varsr_engine": ["py.typed", "assets/*"]},
+    ext_modules=cpu_kernels(),
+    cmdclass={"build_ext": BuildCpuKernels},
 )

@@ -5,6 +5,7 @@ Importing this package registers every op, so that `varsr_engine.dispatch.OPS` l
 
 from varsr_engine.kernels.adaln import adaln as adaln
 from varsr_engine.kernels.block_causal_attention import block_causal_attention as block_causal_attention
+from varsr_engine.kernels.conv3x3 import conv3x3 as conv3x3
 from varsr_engine.kernels.gated_residual import gated_residual as gated_residual
 from varsr_engine.kernels.groupnorm_silu import groupnorm_silu as groupnorm_silu
 from varsr_engine.kernels.guided_sample import guided_sample as guided_sample

@@ -48,7 +48,9 @@ DISK_CHUNK = 32 * 1024 * 1024
 class Checkpoint(ABC):
     """Weights on disk: their config, shapes and dtypes now, their values on demand."""
 
-    def __init__(self, path: Path, config: ModelConfig | None, header: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+    def __init__(
+        self, path: Path, config: ModelConfig | None, header: Mapping[str, tuple[tuple[int, ...], str]]
+    ) -> None:
         kept = {name: entry for name, entry in header.items() if not IGNORED.search(name)}
         self.path = path
         self.shapes = {name: shape for name, (shape, _) in kept.items()}
@@ -130,11 +132,12 @@ class PublishedCheckpoint(Checkpoint):
     """A folder with the published VARSR.pth (or VARSR_C2I.pth) and VQVAE.pth, memory-mapped, tensors only."""
 
     def __init__(self, folder: Path, transformer_file: Path, config_file: Path | None) -> None:
-        self._files = ((transformer_file, TRANSFORMER_KEY, "transformer."), (folder / AUTOENCODER_FILE, AUTOENCODER_KEY, "vae."))
+        self._files = (
+            (transformer_file, TRANSFORMER_KEY, "transformer."),
+            (folder / AUTOENCODER_FILE, AUTOENCODER_KEY, "vae."),
+        )
         tensors = self._load()
-        header = {
-            name: (tuple(t.shape), SAFETENSORS_DTYPES.get(t.dtype, str(t.dtype))) for name, t in tensors.items()
-        }
+        header = {name: (tuple(t.shape), SAFETENSORS_DTYPES.get(t.dtype, str(t.dtype))) for name, t in tensors.items()}
         super().__init__(folder, read_config(config_file) if config_file else None, header)
 
     def _load(self) -> dict[str, torch.Tensor]:
@@ -241,10 +244,13 @@ def open_checkpoint(
     for name in TRANSFORMER_FILES:
         if (path / name).exists():
             if not (path / AUTOENCODER_FILE).exists():
-                raise ModelNotFoundError(f"{path.name}: {name} is there, but {AUTOENCODER_FILE} is not: both are needed")
+                raise ModelNotFoundError(
+                    f"{path.name}: {name} is there, but {AUTOENCODER_FILE} is not: both are needed"
+                )
             return PublishedCheckpoint(path, path / name, config_file)
     raise ModelNotFoundError(
-        f"{str(path)!r} holds no model: expected {WEIGHTS_FILE} (with {CONFIG_FILE}) or {TRANSFORMER_FILES[0]} + {AUTOENCODER_FILE}"
+        f"{str(path)!r} holds no model: expected {WEIGHTS_FILE} (with {CONFIG_FILE}), "
+        f"or {TRANSFORMER_FILES[0]} and {AUTOENCODER_FILE}"
     )
 
 
@@ -296,7 +302,9 @@ def write_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot create {str(folder)!r}: {error.strerror}", path=str(folder)) from error
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", "config": json.dumps(config.to_dict()), **(metadata or {})}}
+    header: dict[str, Any] = {
+        "__metadata__": {"format": "pt", "config": json.dumps(config.to_dict()), **(metadata or {})}
+    }
     size, offset = torch.empty(0, dtype=dtype).element_size(), 0
     for name, shape in names.items():
         end = offset + torch.Size(shape).numel() * size

@@ -18,6 +18,14 @@ VARSR_SCALES = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 C2I_SCALES = (1, 2, 3, 4, 6, 9, 12, 16, 20, 24, 28, 32)
 
 
+def _is_positive_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Shape of a VARSR network (transformer, refiner, autoencoder) and the constants it was trained with.
@@ -61,12 +69,21 @@ class ModelConfig:
         positive = [f.name for f in dataclasses.fields(self) if f.type == "int" and f.name != "top_k"]
         for name in positive:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not _is_positive_integer(value):
                 raise InvalidParamsError(f"config: {name} must be a positive integer, got {value!r}")
-        self._check(self.top_k >= 0, "top_k", "0 (off) or a positive integer")
-        self._check(0 < self.top_p <= 1, "top_p", "in (0, 1]")
+        for name in ("patch_nums", "cond_channels", "vae_multipliers"):
+            sides = getattr(self, name)
+            self._check(all(_is_positive_integer(n) for n in sides), name, "positive integers")
+        for name in ("rope_base", "max_log_scale", "norm_eps", "refiner_residual_scale"):
+            self._check(_is_number(getattr(self, name)) and getattr(self, name) > 0, name, "a number > 0")
+        self._check(_is_number(self.guidance_scale) and self.guidance_scale >= 0, "guidance_scale", "a number >= 0")
+        self._check(_is_number(self.phi_ratio) and 0 <= self.phi_ratio <= 1, "phi_ratio", "in [0, 1]")
+        self._check(_is_positive_integer(self.top_k) or (type(self.top_k) is int and self.top_k == 0), "top_k", "0 (off) or a positive integer")
+        self._check(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]")
         self._check(self.embed_dim % self.num_heads == 0, "num_heads", f"a divisor of embed_dim = {self.embed_dim}")
-        self._check(self.head_dim % 4 == 0, "num_heads", "such that embed_dim / num_heads is a multiple of 4 (2-D RoPE)")
+        self._check(
+            self.head_dim % 4 == 0, "num_heads", "such that embed_dim / num_heads is a multiple of 4 (2-D RoPE)"
+        )
         increasing = all(a < b for a, b in zip(self.patch_nums, self.patch_nums[1:], strict=False))
         self._check(
             len(self.patch_nums) >= 2 and self.patch_nums[0] == 1 and increasing,
@@ -204,7 +221,9 @@ class ModelConfig:
 
         def shape(name: str) -> tuple[int, ...]:
             if name not in shapes:
-                raise CheckpointMismatchError(f"checkpoint: tensor {name!r} is missing, so the model's shape is unknown")
+                raise CheckpointMismatchError(
+                    f"checkpoint: tensor {name!r} is missing, so the model's shape is unknown"
+                )
             return tuple(shapes[name])
 
         def count(pattern: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ import torch
 
 from varsr_engine.errors import KernelUnavailableError
 
-Backend = Literal["cuda", "triton", "torch"]
+Backend = Literal["cuda", "triton", "cpu", "torch"]
 ORDER: tuple[Backend, ...] = get_args(Backend)
 
 # Every op by name, in the order of their import: what `varsr info` and `varsr selftest` list.
@@ -29,7 +29,8 @@ def check_backend(name: str | None) -> Backend | None:
     raise KernelUnavailableError(f"backend must be one of {', '.join(ORDER)} or auto, got {name!r}")
 
 
-_forced: ContextVar[Backend | None] = ContextVar("varsr_backend", default=check_backend(os.environ.get("VARSR_BACKEND")))
+_FROM_ENVIRONMENT = check_backend(os.environ.get("VARSR_BACKEND"))  # read once: no call looks at the environment
+_forced: ContextVar[Backend | None] = ContextVar("varsr_backend", default=_FROM_ENVIRONMENT)
 
 
 @contextlib.contextmanager
@@ -40,6 +41,15 @@ def use_backend(backend: str | None) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among arguments, and inside those that are tuples of them."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, tuple):
+            yield from tensors_in(value)
 
 
 def _always(*args: Any, **kwargs: Any) -> None:
@@ -83,8 +93,7 @@ class Op:
         if backend not in self._impls:
             return "no such implementation"
         if backend not in self._differentiable and torch.is_grad_enabled():
-            values = (*args, *kwargs.values())
-            if any(isinstance(a, torch.Tensor) and a.requires_grad for a in values):
+            if any(t.requires_grad for t in tensors_in((*args, *kwargs.values()))):
                 return "an argument requires a gradient and this kernel has no backward"
         return self._why_not[backend](*args, **kwargs)
 

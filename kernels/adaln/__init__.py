@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.adaln import cpu_kernel
 from varsr_engine.kernels.adaln.reference import adaln_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
 
 _op = Op("adaln")
 _op.register("torch", adaln_reference)
+_op.register("cpu", cpu_kernel.adaln_cpu, cpu_kernel.why_not)
 
 
 def adaln(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.gated_residual import cpu_kernel
 from varsr_engine.kernels.gated_residual.reference import gated_residual_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
 
 _op = Op("gated_residual")
 _op.register("torch", gated_residual_reference)
+_op.register("cpu", cpu_kernel.gated_residual_cpu, cpu_kernel.why_not)
 
 
 def gated_residual(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.groupnorm_silu import cpu_kernel
 from varsr_engine.kernels.groupnorm_silu.reference import groupnorm_silu_reference
 from varsr_engine.kernels.spec import check_ndim, check_shape
 
 _op = Op("groupnorm_silu")
 _op.register("torch", groupnorm_silu_reference)
+_op.register("cpu", cpu_kernel.groupnorm_silu_cpu, cpu_kernel.why_not)
 
 
 def groupnorm_silu(

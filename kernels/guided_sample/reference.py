@@ -36,7 +36,7 @@ def filter_logits(
 ) -> torch.Tensor:
     """logits / temperature with the tokens outside top-k, then outside top-p, at -inf.
 
-    Ties with the k-th largest stay. Top-p keeps the smallest set of most probable tokens whose mass exceeds top_p;
+    Ties with the k-th largest stay. Top-p keeps the smallest set of most probable tokens whose mass reaches top_p:
     in ascending order, those with a cumulative probability of at most 1 - top_p go, and the best always stays.
     """
     V = logits.shape[-1]
@@ -67,7 +67,9 @@ def guided_sample_reference(
     s = sampling
     noise = gumbel(s.seeds, s.positions, logits.shape[-1], s.step, s.stream)
     filtered = filter_logits(logits, s.top_k, s.top_p, s.temperature)
-    return (filtered + noise).argmax(dim=-1), logits
+    drawn = (filtered + noise).argmax(dim=-1)
+    # Ties with the largest survive top_k = 1: such an image takes the first of them, whatever its neighbours draw.
+    return torch.where(s.top_k[:, None] == 1, logits.argmax(dim=-1), drawn), logits
 
 
 def guided_sample_cost(B: int, L: int, C: int, V: int, guided: bool, element: int = 4) -> Cost:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.mlp import cpu_kernel
 from varsr_engine.kernels.mlp.reference import mlp_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
 
 _op = Op("mlp")
 _op.register("torch", mlp_reference)
+_op.register("cpu", cpu_kernel.mlp_cpu, cpu_kernel.why_not)
 
 
 def mlp(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.qkv_norm_rope_cache import cpu_kernel
 from varsr_engine.kernels.qkv_norm_rope_cache.reference import qkv_norm_rope_cache_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
 
 _op = Op("qkv_norm_rope_cache")
 _op.register("torch", qkv_norm_rope_cache_reference)
+_op.register("cpu", cpu_kernel.qkv_norm_rope_cache_cpu, cpu_kernel.why_not)
 
 
 def qkv_norm_rope_cache(
@@ -39,6 +41,8 @@ def qkv_norm_rope_cache(
     B, L, C = x.shape
     _, H, S, D = k_cache.shape
     check_shape(op, "k_cache", k_cache, "(B, H, S, D)", (B, C // D, S, D))
+    if H * D != C:
+        raise ValueError(f"{op}: k_cache must be (B, H, S, D) with H * D = C = {C}, got {tuple(k_cache.shape)}")
     check_shape(op, "v_cache", v_cache, "(B, H, S, D)", (B, H, S, D))
     check_shape(op, "weight", weight, "(3C, C)", (3 * C, C))
     check_shape(op, "bias", bias, "(3C,)", (3 * C,))

@@ -51,7 +51,7 @@ def qkv_norm_rope_cache_reference(
     rotation = torch.complex(cos, sin)
 
     def project(x: torch.Tensor, index: int) -> torch.Tensor:
-        """One of q, k, v as (B, H, L, D). Three products instead of one: no buffer of three widths to write and reread."""
+        """One of q, k, v as (B, H, L, D). Three products, not one: no buffer of three widths to write and reread."""
         part = slice(index * H * D, (index + 1) * H * D)
         return F.linear(x, weight[part], bias[part]).unflatten(-1, (H, D)).transpose(1, 2)
 

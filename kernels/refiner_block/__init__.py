@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.refiner_block import cpu_kernel
 from varsr_engine.kernels.refiner_block.reference import RefinerBlockWeights as RefinerBlockWeights
 from varsr_engine.kernels.refiner_block.reference import refiner_block_reference
 from varsr_engine.kernels.spec import check_ndim, check_shape
 
 _op = Op("refiner_block")
 _op.register("torch", refiner_block_reference)
+_op.register("cpu", cpu_kernel.refiner_block_cpu, cpu_kernel.why_not)
 
 
 def refiner_block(

@@ -52,7 +52,9 @@ def refiner_update_reference(
     Z = x.shape[-1]
     normalised = F.layer_norm(hidden, hidden.shape[-1:], eps=eps)
     cond, uncond = (normalised * (1 + scale) + shift).to(weight.dtype)
-    needed = Z if step.last else 2 * Z  # the variance is dead where no noise is added, and always in the negative branch
+    needed = (
+        Z if step.last else 2 * Z
+    )  # the variance is dead where no noise is added, and always in the negative branch
     prediction = F.linear(cond, weight[:needed], bias[:needed]).to(x.dtype)
     negative = F.linear(uncond, weight[:Z], bias[:Z]).to(x.dtype)
     eps_guided = guide(prediction[..., :Z], negative, ratio)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.scale_attention import cpu_kernel
 from varsr_engine.kernels.scale_attention.reference import scale_attention_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
 
 _op = Op("scale_attention")
 _op.register("torch", scale_attention_reference)
+_op.register("cpu", cpu_kernel.scale_attention_cpu, cpu_kernel.why_not)
 
 
 def scale_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, backend: str | None = None) -> torch.Tensor:

@@ -43,4 +43,6 @@ def upsample_conv_reference(x: torch.Tensor, phases: torch.Tensor, bias: torch.T
 
 def upsample_conv_cost(B: int, C_in: int, C_out: int, H: int, W: int, element: int = 4) -> Cost:
     """Of the phases: four 2x2 convolutions at the low resolution H x W."""
-    return Cost(flops=32 * B * C_in * C_out * H * W, bytes=element * (B * H * W * (C_in + 4 * C_out) + 16 * C_in * C_out))
+    return Cost(
+        flops=32 * B * C_in * C_out * H * W, bytes=element * (B * H * W * (C_in + 4 * C_out) + 16 * C_in * C_out)
+    )

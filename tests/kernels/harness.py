@@ -18,12 +18,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import varsr_engine.kernels as kernels  # registers every op
+import varsr_engine.kernels  # noqa: F401, registers every op
 from tests.numerics import assert_accurate, relative_error
 from varsr_engine.dispatch import OPS
 from varsr_engine.errors import KernelUnavailableError
-
-__all__ = ["OPS", "kernels"]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -148,7 +146,7 @@ def run_case(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any] |
     if backend == "triton" and DEVICE.type == "cpu" and coarsest_eps(args, kwargs) == torch.finfo(torch.bfloat16).eps:
         pytest.skip("Triton's interpreter truncates to bfloat16, and its dot multiplies the raw bits")
     try:
-        with poisoned_memory():
+        with poisoned_memory(), torch.backends.cudnn.flags(allow_tf32=False):  # float32 means float32
             return function(*args, **kwargs, backend=backend)
     except KernelUnavailableError as error:
         if backend == "torch":

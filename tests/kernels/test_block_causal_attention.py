@@ -16,7 +16,9 @@ backends = each_backend("block_causal_attention")
 VARSR_LIKE = (10, 4, 9)  # a prefix of 9 with the class token, then scales 2 and 3
 
 
-def inputs(B: int, H: int, D: int, lengths: tuple[int, ...], dtype: torch.dtype, length: float = 4.0) -> tuple[Any, ...]:
+def inputs(
+    B: int, H: int, D: int, lengths: tuple[int, ...], dtype: torch.dtype, length: float = 4.0
+) -> tuple[Any, ...]:
     S = sum(lengths)
     return (*attention_inputs(B, H, S, S, D, dtype, length), lengths)
 

@@ -244,7 +244,7 @@ def test_heads_that_do_not_fill_the_width() -> None:
     tensors = {k: torch.zeros(s) for k, s in SHAPES.items()}
     narrow = {"k_cache": torch.zeros(2, 1, 9, 6), "v_cache": torch.zeros(2, 1, 9, 6), "q_scale": torch.zeros(1)}
     tables = {"cos": torch.zeros(3, 3), "sin": torch.zeros(3, 3)}
-    with pytest.raises(ValueError, match="qkv_norm_rope_cache"):
+    with pytest.raises(ValueError, match=r"^qkv_norm_rope_cache: k_cache must be .* H \* D = .*8, got \(2, 1, 9, 6\)$"):
         qkv_norm_rope_cache(**(tensors | narrow | tables), position=0)
 
 

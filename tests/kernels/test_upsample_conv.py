@@ -29,7 +29,7 @@ def inputs(B: int, C_in: int, C_out: int, H: int, W: int, dtype: torch.dtype) ->
 
 
 def formula(x: Tensor, phases: Tensor, bias: Tensor) -> Tensor:
-    """Each output pixel (2y + py, 2x + px) sums 2x2 taps of its phase, from the input pixel (y - 1 + py, x - 1 + px)."""
+    """Output pixel (2y + py, 2x + px) sums 2x2 taps of its phase, from input pixel (y - 1 + py, x - 1 + px) on."""
     B, _, H, W = x.shape
     framed = F.pad(x, (1, 1, 1, 1))
     result = torch.zeros(B, phases.shape[2], 2 * H, 2 * W, dtype=x.dtype, device=x.device)

@@ -1,1 +1,1 @@
-"""What runs in production: folded weights, the KV cache, the scale and refiner loops, the decoder, the public Engine."""
+"""What runs in production: folded weights, the KV cache, the loops over scales and refiner steps, the public Engine."""

@@ -55,7 +55,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
+        device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
     except RuntimeError:
         raise InvalidParamsError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
     if device.type not in ("cpu", "cuda"):
@@ -300,7 +300,7 @@ class Engine:
         trace: bool = False,
         on_stage: OnStage | None = None,
     ) -> Generation:
-        """The network on prepared inputs: lr (B, 3, 16p, 16p) float in [-1, 1], to images (B * n, 3, 16p, 16p) in [0, 1].
+        """The network on prepared inputs: lr (B, 3, 16p, 16p) in [-1, 1] to images (B * n, 3, 16p, 16p) in [0, 1].
 
         labels, guidance_scale, seed, top_k, top_p and temperature: one value, or one an image; seed also one an
         output, ordered input by input (one value s an input stands for s, s+1, ..., s+n-1).
@@ -401,7 +401,9 @@ class Engine:
             steps_drawn = (config.refiner_steps if steps is None else steps) + 1
             shape = (steps_drawn, seeds.shape[0], config.latent_side**2, config.latent_channels)
             if tuple(noise.shape) != shape:
-                raise InvalidParamsError(f"noise must be (steps + 1, B * n, p^2, Z) = {shape}, got {tuple(noise.shape)}")
+                raise InvalidParamsError(
+                    f"noise must be (steps + 1, B * n, p^2, Z) = {shape}, got {tuple(noise.shape)}"
+                )
             noise = noise.to(self.device, torch.float32)
         try:
             with use_backend(self._backend) if self._backend else contextlib.nullcontext():
@@ -426,7 +428,9 @@ def _shared_engine(model: str) -> Engine:
     return Engine.from_pretrained(model)
 
 
-def upscale(image: ImageLike, params: UpscaleParams | None = None, /, *, model: str | None = None, **changes: Any) -> UpscaleResult:
+def upscale(
+    image: ImageLike, params: UpscaleParams | None = None, /, *, model: str | None = None, **changes: Any
+) -> UpscaleResult:
     """Upscale one image with a cached engine. The model is `model`, else VARSR_MODEL in the environment."""
     model = model or os.environ.get("VARSR_MODEL")
     if not model:

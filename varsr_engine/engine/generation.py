@@ -45,6 +45,8 @@ class StageClock:
         self._last = time.perf_counter()
 
     def __call__(self, stage: str) -> None:
+        if self._device.type == "cuda":  # kernels run behind the host: their time is this stage's
+            torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
@@ -139,7 +141,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, 16p, 16p) in [0, 1] of latents (N, Z, p, p). On a CPU one at a time, which bounds the memory."""
+        """Images (N, 3, 16p, 16p) in [0, 1] of latents (N, Z, p, p); on a CPU one at a time, to bound the memory."""
         rows = 1 if self.device.type == "cpu" else latent.shape[0]
         with self._decoder.use() as decoder:
             images = torch.cat([decoder(part) for part in latent.split(rows)])

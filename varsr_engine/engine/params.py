@@ -27,7 +27,7 @@ def _require(ok: bool, name: str, expected: str, got: object) -> None:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def is_integer(value: object, low: int, high: float = math.inf) -> bool:
@@ -96,7 +96,7 @@ class UpscaleParams:
             scale = self.longest_side / max(width, height)
         return max(1, round(width * scale)), max(1, round(height * scale))
 
-    def replace(self, **changes: Any) -> UpscaleParams:
+    def replace(self, /, **changes: Any) -> UpscaleParams:
         """A copy with some fields changed; an unknown name is an error that suggests the nearest."""
         reject_unknown_keys("upscale", changes, {f.name for f in dataclasses.fields(self)})
         return dataclasses.replace(self, **changes)
@@ -148,15 +148,15 @@ class EngineConfig:
         if path:
             try:
                 values |= tomllib.loads(Path(path).read_text())
-            except FileNotFoundError:
-                raise InvalidParamsError(f"config file {str(path)!r} does not exist") from None
+            except OSError as error:
+                raise InvalidParamsError(f"config file {str(path)!r} cannot be read: {error.strerror}") from None
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise InvalidParamsError(f"config file {str(path)!r} is not valid TOML: {error}") from None
             reject_unknown_keys(f"config file {str(path)!r}", values, set(fields))
         for name, f in fields.items():
             text = os.environ.get(f"VARSR_{name.upper()}")
             if text:
-                if f.type == "int" and not text.isdigit():
+                if f.type == "int" and not text.isdecimal():
                     raise InvalidParamsError(f"VARSR_{name.upper()} must be a positive integer, got {text!r}")
                 values[name] = int(text) if f.type == "int" else text
         reject_unknown_keys("engine config", overrides, set(fields))

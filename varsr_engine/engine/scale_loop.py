@@ -45,7 +45,9 @@ class Scratch(NamedTuple):
 class ScaleLoop:
     """Runs the transformer over all scales for one batch; rows are [conditional B][unconditional B]."""
 
-    def __init__(self, config: ModelConfig, weights: TransformerWeights, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: TransformerWeights, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.config, self.weights = config, weights
         self.device, self.dtype = device, dtype
         self._positions = [map_positions(side, device) for side in config.patch_nums]

@@ -1,1 +1,1 @@
-"""The network in plain PyTorch, one file a part of the paper: readable, differentiable, the reference for the engine."""
+"""The network in plain PyTorch, one file a part of the paper: readable, differentiable, the engine's reference."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from varsr_engine.config import ModelConfig
@@ -47,10 +48,10 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        B, C, H, W = x.shape
-        q, k, v = self.qkv(self.norm(x, silu=False)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
-        weights = (q @ k.transpose(1, 2) * C**-0.5).softmax(dim=-1)
-        attended = (weights @ v).transpose(1, 2).unflatten(2, (H, W))
+        C, H = x.shape[1:3]
+        q, k, v = rearrange(self.qkv(self.norm(x, silu=False)), "b (n c) h w -> n b (h w) c", n=3)
+        weights = (q @ k.mT * C**-0.5).softmax(dim=-1)
+        attended = rearrange(weights @ v, "b (h w) c -> b c h w", h=H)
         out: torch.Tensor = x + self.proj_out(attended)
         return out
 

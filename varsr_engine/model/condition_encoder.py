@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from varsr_engine.config import ModelConfig
@@ -30,5 +31,4 @@ class ConditionEncoder(nn.Module):
         x = F.silu(self.conv_in(image), inplace=in_place)
         for block in self.blocks:
             x = F.silu(block(x), inplace=in_place)
-        tokens: torch.Tensor = self.conv_out(x).flatten(2).transpose(1, 2)
-        return tokens
+        return rearrange(self.conv_out(x), "b c h w -> b (h w) c")

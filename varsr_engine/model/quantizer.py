@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from varsr_engine.config import ModelConfig
@@ -30,7 +31,7 @@ class Quantizer(nn.Module):
     def contribution(self, tokens: torch.Tensor, step: int) -> torch.Tensor:
         """What the tokens (B, p_k^2) of a scale add to f_hat: (B, Z, p, p)."""
         config, side = self.config, self.config.patch_nums[step]
-        h = self.embedding(tokens).unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        h = rearrange(self.embedding(tokens), "b (h w) z -> b z h w", h=side)
         if step == config.num_scales - 1:  # the refiner models what is left, so nothing reshapes the last scale
             return h
         h = F.interpolate(h, size=(config.latent_side,) * 2, mode="bicubic")
@@ -40,7 +41,7 @@ class Quantizer(nn.Module):
     def next_map(self, f_hat: torch.Tensor, step: int) -> torch.Tensor:
         """The map that the inputs of step + 1 are made of: (B, p_{k+1}^2, Z)."""
         pooled = F.interpolate(f_hat, size=(self.config.patch_nums[step + 1],) * 2, mode="area")
-        return pooled.flatten(2).transpose(1, 2)
+        return rearrange(pooled, "b z h w -> b (h w) z")
 
     def nearest(self, vectors: torch.Tensor) -> torch.Tensor:
         """Index of the nearest codebook entry (Euclidean) for vectors (..., Z)."""
@@ -59,8 +60,8 @@ class Quantizer(nn.Module):
         for step, side in enumerate(self.config.patch_nums):
             last = step == self.config.num_scales - 1
             pooled = residual if last else F.interpolate(residual, size=(side, side), mode="area")
-            last_residual = residual.flatten(2).transpose(1, 2)
-            tokens.append(self.nearest(pooled.flatten(2).transpose(1, 2)))
+            last_residual = rearrange(residual, "b z h w -> b (h w) z")
+            tokens.append(self.nearest(rearrange(pooled, "b z h w -> b (h w) z")))
             if not last:
                 h = self.contribution(tokens[-1], step)
                 f_hat, residual = f_hat + h, residual - h

@@ -20,7 +20,7 @@ def token_coordinates(config: ModelConfig) -> torch.Tensor:
 
 
 def rope_tables(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines (S, D/2) float32 for pairs (2j, 2j+1): the first D/4 turn with the row, the rest with the column.
+    """Cosines and sines (S, D/2) float32 of pairs (2j, 2j+1): the first D/4 by the row, the others by the column.
 
     Both axes use the frequencies theta_j = base^(-4j/D), j = 0..D/4-1. Angles are taken in float32, as the published
     weights were trained with.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from varsr_engine.config import ModelConfig
@@ -160,5 +161,5 @@ class VARSR(nn.Module):
         trace.z = net.refiner_condition(x, quantize.embedding(tokens).repeat(2, 1, 1))
         strength = guidance_scale * config.guidance_ratio(last)
         trace.residual = net.diffloss.sample(trace.z.flatten(0, 1), strength, noise.flatten(1, 2)).unflatten(0, (B, -1))
-        trace.latent = f_hat + trace.residual.transpose(1, 2).unflatten(2, (config.latent_side,) * 2)
+        trace.latent = f_hat + rearrange(trace.residual, "b (h w) z -> b z h w", h=config.latent_side)
         return self.vae.decode(trace.latent), trace

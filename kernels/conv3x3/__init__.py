@@ -1,0 +1,46 @@
+"""The autoencoder's convolution: 3x3, stride 1, zero padding 1, with the residual addition that follows it."""
+
+from __future__ import annotations
+
+import torch
+
+from varsr_engine.dispatch import Op
+from varsr_engine.kernels.conv3x3 import cpu_kernel
+from varsr_engine.kernels.conv3x3.reference import Conv3x3Weights as Conv3x3Weights
+from varsr_engine.kernels.conv3x3.reference import conv3x3_reference
+from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+
+_op = Op("conv3x3")
+_op.register("torch", conv3x3_reference)
+_op.register("cpu", cpu_kernel.conv3x3_cpu, cpu_kernel.why_not)
+
+
+def prepare_conv3x3(weight: torch.Tensor, bias: torch.Tensor) -> Conv3x3Weights:
+    """The weights of a convolution in every form that a backend of this machine wants. weight (C_out, C_in, 3, 3)."""
+    return Conv3x3Weights(weight, bias, cpu_kernel.prepare(weight))
+
+
+def conv3x3(
+    x: torch.Tensor,
+    weights: Conv3x3Weights,
+    residual: torch.Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """y = x * w + b, or y = x * w + b + residual.
+
+    x (B, C_in, H, W), channels-last in the engine; residual and result (B, C_out, H, W) in x's dtype and layout.
+    Source: VARSR section 3.1 (the VQ-f16 decoder).
+    """
+    op = "conv3x3"
+    check_ndim(op, "x", x, "(B, C_in, H, W)", 4)
+    B, C_in, H, W = x.shape
+    C_out = weights.weight.shape[0]
+    check_shape(op, "weight", weights.weight, "(C_out, C_in, 3, 3)", (C_out, C_in, 3, 3))
+    check_shape(op, "bias", weights.bias, "(C_out,)", (C_out,))
+    check_dtype(op, "weight", weights.weight, x.dtype, "x")
+    if residual is not None:
+        check_shape(op, "residual", residual, "(B, C_out, H, W)", (B, C_out, H, W))
+        check_dtype(op, "residual", residual, x.dtype, "x")
+    result: torch.Tensor = _op(x, weights, residual, backend=backend)
+    return result

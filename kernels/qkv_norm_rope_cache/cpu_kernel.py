@@ -1,0 +1,67 @@
+"""qkv_norm_rope_cache on the CPU: the library's products, then bias, norm, rotation and layout in one sweep each."""
+
+from __future__ import annotations
+
+import torch
+
+from varsr_engine.kernels import cpu_library as cpu
+
+
+def why_not(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    q_scale: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    position: int,
+    num_queries: int,
+) -> str | None:
+    D = k_cache.shape[3]
+    for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
+        if cache.stride()[2:] != (D, 1):
+            return f"the rows of {name} are not contiguous"
+    return cpu.why_not(x, weight, bias, q_scale, cos, sin, k_cache, v_cache, width=D)
+
+
+def qkv_norm_rope_cache_cpu(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    q_scale: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    position: int,
+    num_queries: int,
+) -> torch.Tensor:
+    B, L, C = x.shape
+    H, D = k_cache.shape[1], k_cache.shape[3]
+    first = L - num_queries
+    cos, sin, q_scale = cos.contiguous(), sin.contiguous(), q_scale.contiguous()
+    bias, flat = bias.contiguous(), x.reshape(B * L, C)
+    q = torch.empty(B, H, num_queries, D)
+    asking = flat if num_queries == L else x[:, first:].reshape(B * num_queries, C)
+    new_k, new_v = k_cache[:, :, position:], v_cache[:, :, position:]
+    split_heads(torch.mm(flat, weight[C : 2 * C].t()), bias[C : 2 * C], None, cos, sin, new_k, B)
+    split_heads(torch.mm(flat, weight[2 * C :].t()), bias[2 * C :], None, None, None, new_v, B)
+    split_heads(torch.mm(asking, weight[:C].t()), bias[:C], q_scale, cos[first:], sin[first:], q, B)
+    return q
+
+
+def split_heads(
+    source: torch.Tensor,
+    bias: torch.Tensor,
+    scale: torch.Tensor | None,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    target: torch.Tensor,
+    batch: int,
+) -> None:
+    """target[b, h, l] = source[b, l, h] + bias[h]; with cos and sin also normalised to length scale[h] and rotated."""
+    H, D = target.shape[1], target.shape[3]
+    length = source.shape[0] // max(batch, 1)
+    cpu.call("split_heads", source, bias, scale, cos, sin, target, batch, length, H, D, *target.stride()[:2])

@@ -1,0 +1,297 @@
+"""The command `varsr`: its options. What the commands do is in `varsr_engine.commands`, imported when one runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from varsr_engine import __version__
+from varsr_engine.commands.options import (
+    AliasCommand,
+    alias_help,
+    parse_backend,
+    parse_color_fix,
+    parse_device,
+    parse_seed,
+    parse_size,
+)
+from varsr_engine.commands.terminal import exit_codes
+
+app = typer.Typer(
+    name="varsr",
+    help="Image super-resolution with VARSR, exact to the published model.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def option(*names: str, help: str, panel: str | None = None, **settings: Any) -> Any:
+    settings.setdefault("show_default", False)
+    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
+
+
+def command(**settings: Any) -> Any:
+    return app.command(cls=AliasCommand, **settings)
+
+
+SIZE, GENERATION, FILES, MACHINE, MESSAGES = "Size", "Generation", "Files", "Machine", "Messages"
+
+Device = Annotated[
+    str | None,
+    option("-g", "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or N. Default: auto.", panel=MACHINE),
+]
+Dtype = Annotated[
+    str | None,
+    option("--dtype", metavar="TYPE", help="auto, fp32, fp16 or bf16. Default: auto (fp16 on a GPU).", panel=MACHINE),
+]
+BackendName = Annotated[
+    str | None,
+    option("--backend", metavar="NAME", help="auto, cuda, triton, cpu or torch. Default: auto.", panel=MACHINE),
+]
+BatchSize = Annotated[
+    int | None, option("-b", "--batch-size", min=1, help="Images a forward pass. Default: 1.", panel=MACHINE)
+]
+AsJson = Annotated[bool, option("--json", help="Print one JSON object on stdout.", panel=MESSAGES)]
+Verbose = Annotated[bool, option("-v", "--verbose", help="Seconds a stage, and tracebacks of errors.", panel=MESSAGES)]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"varsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def varsr(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@command(no_args_is_help=True, epilog=alias_help())
+def upscale(
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT", help="Files, folders and patterns such as 'a/**/*.png'.")
+    ] = None,
+    more_inputs: Annotated[
+        list[str] | None, option("-i", "--input", metavar="INPUT", help="The same; repeatable.", panel=FILES)
+    ] = None,
+    output: Annotated[
+        str | None,
+        option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="A file, or a folder in which folders are mirrored. Default: beside each source.",
+            panel=FILES,
+        ),
+    ] = None,
+    ext: Annotated[
+        str,
+        option(
+            "--ext",
+            metavar="TYPE",
+            help="auto (the source's; .png for transparency), png, jpg, webp or tif.",
+            panel=FILES,
+        ),
+    ] = "auto",
+    quality: Annotated[
+        int, option("--quality", min=1, max=100, help="Of JPEG and WebP.", panel=FILES, show_default=True)
+    ] = 95,
+    suffix: Annotated[
+        str | None,
+        option(
+            "--suffix",
+            metavar="TEXT",
+            help="Added to the names of outputs. Default: _x4 or the like beside the source; none in a folder.",
+            panel=FILES,
+        ),
+    ] = None,
+    recursive: Annotated[bool, option("-r", "--recursive", help="Go into subfolders.", panel=FILES)] = False,
+    skip_existing: Annotated[
+        bool, option("--skip-existing", help="Leave out what was written before.", panel=FILES)
+    ] = False,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.", panel=FILES)] = False,
+    dry_run: Annotated[bool, option("--dry-run", help="Only list what would be written.", panel=FILES)] = False,
+    scale: Annotated[
+        float | None, option("-s", "--scale", help="Size of the output over the input's. Default: 4.", panel=SIZE)
+    ] = None,
+    target_size: Annotated[
+        str | None, option("--target-size", metavar="WxH", help="Size of the output in pixels.", panel=SIZE)
+    ] = None,
+    longest_side: Annotated[
+        int | None, option("--longest-side", help="Longest side of the output in pixels.", panel=SIZE)
+    ] = None,
+    model: Annotated[
+        str | None,
+        option(
+            "-n",
+            "--model",
+            metavar="MODEL",
+            help="A folder, a .safetensors file, a hub id, or 'demo' (untrained). Default: VARSR_MODEL.",
+            panel=GENERATION,
+        ),
+    ] = None,
+    seed: Annotated[
+        str,
+        option("--seed", metavar="N", help="An integer, or random.", panel=GENERATION, show_default=True),
+    ] = "0",
+    num_samples: Annotated[
+        int,
+        option("--num-samples", min=1, help="Results an image, seeds SEED, SEED+1, ...: *_seed<N>.", panel=GENERATION),
+    ] = 1,
+    cfg: Annotated[
+        float | None, option("--cfg", help="Strength of guidance. Default: the model's (6).", panel=GENERATION)
+    ] = None,
+    label: Annotated[int, option("--label", help="Class: 0 is high quality.", panel=GENERATION)] = 0,
+    steps: Annotated[
+        int | None,
+        option("--steps", help="Of the refiner. Fewer than the model's (10): not exact.", panel=GENERATION),
+    ] = None,
+    top_k: Annotated[
+        int | None, option("--top-k", help="Default: the model's (1: the best token); 0: no limit.", panel=GENERATION)
+    ] = None,
+    top_p: Annotated[float | None, option("--top-p", help="Default: the model's.", panel=GENERATION)] = None,
+    temperature: Annotated[float, option("--temperature", help="Of sampled tokens.", panel=GENERATION)] = 1.0,
+    color_fix: Annotated[
+        str,
+        option("--color-fix", metavar="KIND", help="adain, wavelet or none.", panel=GENERATION, show_default=True),
+    ] = "adain",
+    refiner: Annotated[
+        bool, option("--refiner/--no-refiner", help="Without: faster, not exact.", panel=GENERATION)
+    ] = True,
+    alpha: Annotated[
+        str, option("--alpha", metavar="keep|drop", help="Transparency.", panel=GENERATION, show_default=True)
+    ] = "keep",
+    device: Device = None,
+    dtype: Dtype = None,
+    backend: BackendName = None,
+    batch_size: BatchSize = None,
+    config: Annotated[
+        Path | None, option("--config", metavar="FILE", help="TOML with fields of EngineConfig.", panel=MACHINE)
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Only errors.", panel=MESSAGES)] = False,
+) -> None:
+    """Upscale images.
+
+    Every image is tried. Exit code: 1 if any failed, 2 if the command line is
+    wrong, 78 if the model cannot be loaded, 130 after Ctrl-C.
+    Inputs are never changed, and no output is ever half written.
+    """
+    with exit_codes(verbose=verbose, as_json=as_json):
+        from varsr_engine.commands.upscale import UpscaleRun, run_upscale
+        from varsr_engine.engine.params import EngineConfig, UpscaleParams
+
+        params = UpscaleParams.from_dict(
+            {
+                "scale": scale,
+                "target_size": parse_size(target_size),
+                "longest_side": longest_side,
+                "seed": parse_seed(seed),
+                "cfg": cfg,
+                "label": label,
+                "steps": steps,
+                "top_k": top_k,
+                "top_p": top_p,
+                "temperature": temperature,
+                "color_fix": parse_color_fix(color_fix),
+                "refiner": "on" if refiner else "off",
+                "alpha": alpha,
+            }
+        )
+        run = UpscaleRun(
+            inputs=[*(inputs or []), *(more_inputs or [])],
+            output=output,
+            model=model,
+            params=params,
+            config=EngineConfig.resolve(
+                config,
+                device=parse_device(device),
+                dtype=dtype,
+                backend=parse_backend(backend),
+                batch_size=batch_size,
+            ),
+            num_samples=num_samples,
+            ext=ext,
+            quality=quality,
+            suffix=suffix,
+            recursive=recursive,
+            skip_existing=skip_existing,
+            overwrite=overwrite,
+            as_json=as_json,
+            dry_run=dry_run,
+            verbose=verbose,
+            quiet=quiet,
+        )
+        run_upscale(run)
+
+
+@command(no_args_is_help=True)
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The published folder, or any other model.")],
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="Folder for config.json and model.safetensors.")],
+    dtype: Annotated[str, option("--dtype", metavar="TYPE", help="fp32, fp16 or bf16.", show_default=True)] = "fp32",
+    overwrite: Annotated[bool, option("--overwrite", help="Replace a model that is there.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Rewrite a model as config.json and model.safetensors. In fp32 nothing is lost."""
+    with exit_codes(verbose=verbose):
+        from varsr_engine.commands.convert import run_convert
+
+        run_convert(source, destination, dtype, overwrite)
+
+
+@command()
+def info(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Also describe this model.")] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show versions, devices, which kernels would run and why others would not, and what a model needs."""
+    with exit_codes(verbose=verbose, as_json=as_json):
+        from varsr_engine.commands.info import run_info
+
+        run_info(model, as_json)
+
+
+@command()
+def selftest(device: Device = None, dtype: Dtype = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
+    """Hold this machine's kernels, and the whole engine, to the reference. The exit code is 1 if anything differs."""
+    with exit_codes(verbose=verbose, as_json=as_json):
+        from varsr_engine.commands.selftest import run_selftest
+
+        run_selftest(parse_device(device) or "auto", dtype or "auto", as_json)
+
+
+@command()
+def bench(
+    model: Annotated[str, option("-n", "--model", metavar="MODEL", help="As for upscale.", show_default=True)] = "demo",
+    repeat: Annotated[int, option("--repeat", min=1, help="Measured runs.", show_default=True)] = 5,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    backend: BackendName = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Time the engine on this machine, stage by stage."""
+    with exit_codes(verbose=verbose, as_json=as_json):
+        from varsr_engine.commands.bench import run_bench
+        from varsr_engine.engine.params import EngineConfig
+
+        config = EngineConfig.resolve(
+            device=parse_device(device), dtype=dtype, backend=parse_backend(backend), batch_size=batch_size
+        )
+        run_bench(model, config, repeat, as_json)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="varsr")
