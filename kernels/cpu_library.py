@@ -7,6 +7,8 @@ OpenMP of its own: torch's thread pool serves both, so torch must be imported fi
 from __future__ import annotations
 
 import ctypes
+import math
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -53,15 +55,31 @@ def _as_c(value: torch.Tensor | float | None) -> ctypes.c_void_p | ctypes.c_int6
     return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)
 
 
+def scratch(purpose: str, *shape: int) -> torch.Tensor:
+    """A float32 buffer that lives from call to call, one a purpose and thread; the next call may overwrite it.
+
+    Fresh memory of this size costs a page fault each 4 KB at its first use, as much as the sweep that fills it.
+    """
+    count = math.prod(shape)
+    buffers: dict[str, torch.Tensor] = _scratch.__dict__
+    if purpose not in buffers or buffers[purpose].numel() < count:
+        with torch.inference_mode(False):  # a buffer made in inference mode could not be written outside of it
+            buffers[purpose] = torch.empty(count)
+    return buffers[purpose][:count].view(shape)
+
+
+_scratch = threading.local()
+
+
 def why_not(*tensors: torch.Tensor, width: int = LANES) -> str | None:
     """Why the CPU kernels cannot run on these tensors, or None. `width`: floats that are processed in one go."""
     loaded, reason = _load()
     if loaded is None:
         return reason
     for tensor in tensors:
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return f"a tensor is on {tensor.device}, not on the CPU"
-        if tensor.dtype != torch.float32:
+        if tensor.dtype is not torch.float32:
             return f"only float32 is compiled, a tensor is {tensor.dtype}"
     if width % LANES != 0:
         return f"a width of {width} is not a multiple of {LANES}"

@@ -25,11 +25,13 @@ def conv3x3(
     weights: Conv3x3Weights,
     residual: torch.Tensor | None = None,
     *,
+    out: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """y = x * w + b, or y = x * w + b + residual.
 
     x (B, C_in, H, W), channels-last in the engine; residual and result (B, C_out, H, W) in x's dtype and layout.
+    The result is written to `out` if given, which may be the residual but not x.
     Source: VARSR section 3.1 (the VQ-f16 decoder).
     """
     op = "conv3x3"
@@ -42,5 +44,8 @@ def conv3x3(
     if residual is not None:
         check_shape(op, "residual", residual, "(B, C_out, H, W)", (B, C_out, H, W))
         check_dtype(op, "residual", residual, x.dtype, "x")
-    result: torch.Tensor = _op(x, weights, residual, backend=backend)
+    if out is not None:
+        check_shape(op, "out", out, "(B, C_out, H, W)", (B, C_out, H, W))
+        check_dtype(op, "out", out, x.dtype, "x")
+    result: torch.Tensor = _op(x, weights, residual, out, backend=backend)
     return result

@@ -36,7 +36,14 @@ def transform(weight: torch.Tensor) -> torch.Tensor:
     return transformed
 
 
-def why_not(x: torch.Tensor, weights: Conv3x3Weights, residual: torch.Tensor | None = None) -> str | None:
+def why_not(
+    x: torch.Tensor,
+    weights: Conv3x3Weights,
+    residual: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> str | None:
+    if out is not None and not out.is_contiguous(memory_format=torch.channels_last):
+        return "out is not channels-last"
     C_out, C_in = weights.weight.shape[:2]
     if not supports(C_in, C_out):
         return f"{C_in} to {C_out} channels: it takes multiples of {cpu.LANES}, at least {MIN_CHANNELS}"
@@ -48,12 +55,17 @@ def why_not(x: torch.Tensor, weights: Conv3x3Weights, residual: torch.Tensor | N
     return cpu.why_not_wide(x, *weights[:2], *([] if residual is None else [residual]))
 
 
-def conv3x3_cpu(x: torch.Tensor, weights: Conv3x3Weights, residual: torch.Tensor | None = None) -> torch.Tensor:
+def conv3x3_cpu(
+    x: torch.Tensor,
+    weights: Conv3x3Weights,
+    residual: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     B, C_in, H, W = x.shape
     C_out, layout = weights.bias.shape[0], torch.channels_last
     x = x.contiguous(memory_format=layout)
     residual = None if residual is None else residual.contiguous(memory_format=layout)
-    out = torch.empty(B, C_out, H, W, memory_format=layout)
+    out = torch.empty(B, C_out, H, W, memory_format=layout) if out is None else out
     if out.numel() == 0:
         return out
     bias = weights.bias.contiguous()

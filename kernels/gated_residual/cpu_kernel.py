@@ -29,7 +29,8 @@ def gated_residual_cpu(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     out = torch.empty_like(residual) if out is None else out
-    update = torch.mm(x.flatten(0, 1), weight.t())
+    x = x.flatten(0, 1)
+    update = torch.mm(x, weight.t(), out=cpu.scratch("product", x.shape[0], weight.shape[0]))
     gated_add(residual, update, bias, gate, max(residual.shape[1], 1), out)
     return out
 

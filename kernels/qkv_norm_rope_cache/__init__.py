@@ -26,13 +26,14 @@ def qkv_norm_rope_cache(
     position: int,
     *,
     num_queries: int | None = None,
+    out: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """(q, k, v) = x W^T + b; q = RoPE(q / |q| * q_scale); k = RoPE(k / |k|); cache[position:position+L] = k, v.
 
     x (B, L, C), weight (3C, C), bias (3C,), q_scale (H,) float32, cos and sin (L, D/2) float32,
-    k_cache and v_cache (B, H, S, D), written in place. Returns q (B, H, num_queries, D) in x's dtype:
-    of the last num_queries tokens (default all), where the others are only attended to.
+    k_cache and v_cache (B, H, S, D), written in place. Returns q (B, H, num_queries, D) in x's dtype,
+    in `out` if given: of the last num_queries tokens (default all), where the others are only attended to.
     Norms and rotations are taken in float32. Source: VARSR section 3.2 (scale-aligned RoPE).
     """
     op = "qkv_norm_rope_cache"
@@ -56,5 +57,9 @@ def qkv_norm_rope_cache(
     num_queries = L if num_queries is None else num_queries
     if not 0 <= num_queries <= L:
         raise ValueError(f"{op}: num_queries must be in [0, L] = [0, {L}], got {num_queries}")
-    q: torch.Tensor = _op(x, weight, bias, q_scale, cos, sin, k_cache, v_cache, position, num_queries, backend=backend)
+    if out is not None:
+        check_shape(op, "out", out, "(B, H, num_queries, D)", (B, H, num_queries, D))
+        check_dtype(op, "out", out, x.dtype, "x")
+    tensors = (x, weight, bias, q_scale, cos, sin, k_cache, v_cache)
+    q: torch.Tensor = _op(*tensors, position, num_queries, out, backend=backend)
     return q

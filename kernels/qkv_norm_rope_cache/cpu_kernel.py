@@ -18,12 +18,14 @@ def why_not(
     v_cache: torch.Tensor,
     position: int,
     num_queries: int,
+    out: torch.Tensor | None = None,
 ) -> str | None:
     D = k_cache.shape[3]
-    for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
-        if cache.stride()[2:] != (D, 1):
+    targets = {"k_cache": k_cache, "v_cache": v_cache} | ({} if out is None else {"out": out})
+    for name, target in targets.items():
+        if target.stride()[2:] != (D, 1):
             return f"the rows of {name} are not contiguous"
-    return cpu.why_not(x, weight, bias, q_scale, cos, sin, k_cache, v_cache, width=D)
+    return cpu.why_not(x, weight, bias, q_scale, cos, sin, *targets.values(), width=D)
 
 
 def qkv_norm_rope_cache_cpu(
@@ -37,18 +39,24 @@ def qkv_norm_rope_cache_cpu(
     v_cache: torch.Tensor,
     position: int,
     num_queries: int,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     B, L, C = x.shape
     H, D = k_cache.shape[1], k_cache.shape[3]
     first = L - num_queries
     cos, sin, q_scale = cos.contiguous(), sin.contiguous(), q_scale.contiguous()
     bias, flat = bias.contiguous(), x.reshape(B * L, C)
-    q = torch.empty(B, H, num_queries, D)
+    q = torch.empty(B, H, num_queries, D) if out is None else out
     asking = flat if num_queries == L else x[:, first:].reshape(B * num_queries, C)
     new_k, new_v = k_cache[:, :, position:], v_cache[:, :, position:]
-    split_heads(torch.mm(flat, weight[C : 2 * C].t()), bias[C : 2 * C], None, cos, sin, new_k, B)
-    split_heads(torch.mm(flat, weight[2 * C :].t()), bias[2 * C :], None, None, None, new_v, B)
-    split_heads(torch.mm(asking, weight[:C].t()), bias[:C], q_scale, cos[first:], sin[first:], q, B)
+    product = cpu.scratch("product", B * L, C)
+    torch.mm(flat, weight[C : 2 * C].t(), out=product)
+    split_heads(product, bias[C : 2 * C], None, cos, sin, new_k, B)
+    torch.mm(flat, weight[2 * C :].t(), out=product)
+    split_heads(product, bias[2 * C :], None, None, None, new_v, B)
+    product = product[: B * num_queries]
+    torch.mm(asking, weight[:C].t(), out=product)
+    split_heads(product, bias[:C], q_scale, cos[first:], sin[first:], q, B)
     return q
 
 

@@ -44,6 +44,7 @@ def qkv_norm_rope_cache_reference(
     v_cache: torch.Tensor,
     position: int,
     num_queries: int,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     L = x.shape[1]
     H, D = k_cache.shape[1], k_cache.shape[3]
@@ -64,7 +65,8 @@ def qkv_norm_rope_cache_reference(
     k_cache[:, :, rows] = rotate(project(x, 1), 1.0, rotation)
     v_cache[:, :, rows] = project(x, 2)
     first = L - num_queries
-    return rotate(project(x[:, first:], 0), q_scale[:, None, None], rotation[first:]).to(x.dtype)
+    q = rotate(project(x[:, first:], 0), q_scale[:, None, None], rotation[first:]).to(x.dtype)
+    return q if out is None else out.copy_(q)
 
 
 def qkv_norm_rope_cache_cost(B: int, L: int, C: int, num_queries: int, element: int = 4) -> Cost:

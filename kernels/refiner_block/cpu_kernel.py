@@ -35,9 +35,9 @@ def refiner_block_cpu(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     w, out = weights, torch.empty_like(x) if out is None else out
-    h = torch.empty_like(x)
+    h = cpu.scratch("normalised", *x.shape)
     modulated_norm(x, w.norm_weight.contiguous(), w.norm_bias.contiguous(), scale, shift, 1, eps, h)
-    hidden = torch.mm(h, w.in_weight.t())
+    hidden = torch.mm(h, w.in_weight.t(), out=cpu.scratch("product", *x.shape))
     bias_activation(hidden, w.in_bias, "silu")
     update = torch.mm(hidden, w.out_weight.t(), out=h)
     gated_add(x, update, w.out_bias, gate, 1, out)

@@ -14,10 +14,18 @@ _op.register("torch", scale_attention_reference)
 _op.register("cpu", cpu_kernel.scale_attention_cpu, cpu_kernel.why_not)
 
 
-def scale_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, backend: str | None = None) -> torch.Tensor:
+def scale_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
     """softmax(q k^T) v with softmax scale 1 and no mask: a scale sees itself and all earlier scales.
 
-    q (B, H, L, D), k and v (B, H, S, D), views of the cache's valid part; result (B, L, H * D) in q's dtype.
+    q (B, H, L, D), k and v (B, H, S, D), views of the cache's valid part; result (B, L, H * D) in q's dtype,
+    in `out` if given.
     The softmax accumulates in float32 at least. Source: VARSR section 3.1.
     """
     check_ndim("scale_attention", "q", q, "(B, H, L, D)", 4)
@@ -29,5 +37,8 @@ def scale_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, backen
         check_dtype("scale_attention", name, t, q.dtype, "q")
     if S == 0:
         raise ValueError("scale_attention: S must be positive: a query needs a key to attend to")
-    result: torch.Tensor = _op(q, k, v, backend=backend)
+    if out is not None:
+        check_shape("scale_attention", "out", out, "(B, L, H * D)", (B, L, H * D))
+        check_dtype("scale_attention", "out", out, q.dtype, "q")
+    result: torch.Tensor = _op(q, k, v, out, backend=backend)
     return result

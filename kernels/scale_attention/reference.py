@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from varsr_engine.kernels.spec import Cost
 
 
-def scale_attention_reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
+def scale_attention_reference(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    attended = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
+    return attended if out is None else out.copy_(attended)
 
 
 def scale_attention_cost(B: int, H: int, L: int, S: int, D: int, element: int = 4) -> Cost:

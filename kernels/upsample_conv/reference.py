@@ -9,28 +9,24 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from varsr_engine.kernels.conv3x3.reference import Conv3x3Weights
 from varsr_engine.kernels.spec import Cost
 
-# For an output row of phase 0 (even) or 1 (odd): which of the three taps fall on the first, which on the second of the
-# two low-resolution rows that it sees.
-TAPS = (((0,), (1, 2)), ((0, 1), (2,)))
+# FOLD[phase, i, tap]: whether a row's tap falls on the i-th of the two low-resolution rows that an output row of that
+# phase (0 even, 1 odd) sees. Columns alike.
+FOLD = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 
 
 def phase_weights(weight: torch.Tensor) -> torch.Tensor:
     """(C_out, C_in, 3, 3) -> (2, 2, C_out, C_in, 2, 2): the kernel that each output phase (row, column) applies."""
-
-    def fold(rows: tuple[int, ...], columns: tuple[int, ...]) -> torch.Tensor:
-        return weight[:, :, list(rows)][:, :, :, list(columns)].sum(dim=(2, 3))
-
-    phases = [
-        torch.stack([torch.stack([fold(r, c) for c in TAPS[px]], dim=-1) for r in TAPS[py]], dim=-2)
-        for py in (0, 1)
-        for px in (0, 1)
-    ]
-    return torch.stack(phases).unflatten(0, (2, 2))
+    fold = torch.tensor(FOLD, dtype=weight.dtype, device=weight.device).flatten(0, 1)  # (4, 3): phase and row
+    folded = torch.kron(fold, fold) @ weight.flatten(2).permute(2, 0, 1).flatten(1)  # (16, C_out * C_in)
+    return folded.view(2, 2, 2, 2, *weight.shape[:2]).permute(0, 2, 4, 5, 1, 3).contiguous()
 
 
-def upsample_conv_reference(x: torch.Tensor, phases: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def upsample_conv_reference(
+    x: torch.Tensor, phases: torch.Tensor, bias: torch.Tensor, weights: Conv3x3Weights | None = None
+) -> torch.Tensor:
     B, _, H, W = x.shape
     layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     out = torch.empty(B, phases.shape[2], 2 * H, 2 * W, dtype=x.dtype, device=x.device, memory_format=layout)

@@ -7,9 +7,33 @@ from torch import nn
 
 from varsr_engine.engine.weights import Reader
 from varsr_engine.kernels.conv3x3 import conv3x3, prepare_conv3x3
+from varsr_engine.kernels.groupnorm_silu import groupnorm_silu
 from varsr_engine.kernels.upsample_conv import phase_weights, upsample_conv
-from varsr_engine.model.autoencoder import Decoder, ResnetBlock, Upsample
+from varsr_engine.model.autoencoder import Decoder, Norm, ResnetBlock, Upsample
 from varsr_engine.model.condition_encoder import ConditionEncoder
+
+
+KEEP_BELOW_BYTES = 16 * 1024 * 1024
+
+
+class Buffers:
+    """Maps that the blocks of one run write by turns: fresh ones would cost a page fault each 4 KB on a CPU."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, torch.Tensor] = {}
+
+    def take(self, name: str, channels: int, like: torch.Tensor) -> torch.Tensor:
+        """A channels-last map (B, channels, H, W) for a map (B, C, H, W); the next call of the same name reuses it."""
+        B, _, H, W = like.shape
+        count = B * channels * H * W
+        if name not in self._memory or self._memory[name].numel() < count:
+            self._memory[name] = torch.empty(count, device=like.device, dtype=like.dtype)
+        return self._memory[name][:count].view(B, H, W, channels).permute(0, 3, 1, 2)
+
+    def trim(self) -> None:
+        """Give large memory back; small maps are worth keeping for the next image."""
+        for name in [n for n, memory in self._memory.items() if memory.nbytes > KEEP_BELOW_BYTES]:
+            del self._memory[name]
 
 
 class FusedConv(nn.Module):
@@ -20,22 +44,30 @@ class FusedConv(nn.Module):
         assert conv.bias is not None
         self.weights = prepare_conv3x3(conv.weight, conv.bias)
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        return conv3x3(x, self.weights, residual)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv3x3(x, self.weights)
 
 
 class FusedResnetBlock(nn.Module):
-    """`ResnetBlock` whose second convolution adds the shortcut itself."""
+    """`ResnetBlock` in two buffers and its input, which it overwrites with its output where widths are equal."""
 
-    def __init__(self, block: ResnetBlock) -> None:
+    def __init__(self, block: ResnetBlock, buffers: Buffers) -> None:
         super().__init__()
         self.norm1, self.norm2, self.shortcut = block.norm1, block.norm2, block.nin_shortcut
         self.conv1, self.conv2 = FusedConv(block.conv1), FusedConv(block.conv2)
+        self.buffers = buffers
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.conv1(self.norm1(x))
-        out: torch.Tensor = self.conv2(self.norm2(h), self.shortcut(x))
-        return out
+        (_, C_in), C_out = x.shape[:2], self.conv1.weights.weight.shape[0]
+        h = normalise(self.norm1, x, out=self.buffers.take("normalised", C_in, x))
+        h = conv3x3(h, self.conv1.weights, out=self.buffers.take("features", C_out, x))
+        h = normalise(self.norm2, h, out=h)
+        shortcut = self.shortcut(x)
+        return conv3x3(h, self.conv2.weights, shortcut, out=shortcut)
+
+
+def normalise(norm: Norm, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    return groupnorm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, out=out)
 
 
 class PhaseUpsample(nn.Module):
@@ -44,22 +76,23 @@ class PhaseUpsample(nn.Module):
     def __init__(self, upsample: Upsample) -> None:
         super().__init__()
         assert upsample.conv.bias is not None
-        self.phases, self.bias = phase_weights(upsample.conv.weight.detach()), upsample.conv.bias.detach()
+        self.weights = prepare_conv3x3(upsample.conv.weight, upsample.conv.bias)
+        self.phases = phase_weights(upsample.conv.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return upsample_conv(x, self.phases, self.bias)
+        return upsample_conv(x, self.phases, self.weights.bias, weights=self.weights)
 
 
-def fuse(module: nn.Module) -> nn.Module:
+def fuse(module: nn.Module, buffers: Buffers) -> nn.Module:
     """The module with every layer that a fused op computes replaced by it, in place."""
     if isinstance(module, ResnetBlock):
-        return FusedResnetBlock(module)
+        return FusedResnetBlock(module, buffers)
     if isinstance(module, Upsample):
         return PhaseUpsample(module)
     if isinstance(module, nn.Conv2d) and (module.kernel_size, module.stride) == ((3, 3), (1, 1)):
         return FusedConv(module)
     for name, child in module.named_children():
-        setattr(module, name, fuse(child))
+        setattr(module, name, fuse(child, buffers))
     return module
 
 
@@ -68,10 +101,12 @@ class Convolutional(nn.Module):
 
     def __init__(self, *modules: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.layers, self.dtype = nn.Sequential(*(fuse(module) for module in modules)), dtype
+        self.buffers, self.dtype = Buffers(), dtype
+        self.layers = nn.Sequential(*(fuse(module, self.buffers) for module in modules))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.layers(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        self.buffers.trim()
         return result.float()
 
 

@@ -34,7 +34,16 @@ class Scratch(NamedTuple):
     """Intermediate buffers of one step, shared by its layers: fresh ones would cost a page fault each 4 KB on a CPU."""
 
     normalised: torch.Tensor  # (2B, L, C) compute dtype
+    queries: torch.Tensor  # (2B, L, C) compute dtype
+    attended: torch.Tensor  # (2B, L, C) compute dtype
     hidden: torch.Tensor  # (2B, L, 4C) compute dtype
+
+    @classmethod
+    def allocate(cls, like: torch.Tensor, mlp_ratio: int, dtype: torch.dtype) -> Scratch:
+        """Buffers for a residual stream like the given one."""
+        rows, length, width = like.shape
+        widths = (width, width, width, width * mlp_ratio)
+        return cls(*(torch.empty(rows, length, w, device=like.device, dtype=dtype) for w in widths))
 
     def narrow(self, length: int) -> Scratch:
         """The same memory for sequences of another, smaller length."""
@@ -99,11 +108,8 @@ class ScaleLoop:
         The last block computes keys and values for all tokens, the rest only for those that predict. After the last
         step (`final`) a layer's cache is given back as soon as it has been read.
         """
-        B2, L, C = x.shape
-        scratch = Scratch(
-            torch.empty(B2, L, C, device=self.device, dtype=self.dtype),
-            torch.empty(B2, L, C * self.config.mlp_ratio, device=self.device, dtype=self.dtype),
-        )
+        L = x.shape[1]
+        scratch = Scratch.allocate(x, self.config.mlp_ratio, self.dtype)
         for index, block in enumerate(self.weights.blocks):
             queries = predicting if index == len(self.weights.blocks) - 1 else L
             x = self._block(x, block, modulation[:, index], cache.layer(index), start, queries, scratch)
@@ -125,12 +131,12 @@ class ScaleLoop:
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unbind(1)
         k, v = kv
         h = adaln(x, scale1, shift1, eps, out=scratch.normalised)
-        q = qkv_norm_rope_cache(
-            h, *block.qkv, block.q_scale, w.rope_cos[start:end], w.rope_sin[start:end], k, v, start, num_queries=queries
-        )
-        attended = scale_attention(q, k[:, :, :end], v[:, :, :end])
         if queries < x.shape[1]:
             x, scratch = x[:, -queries:].contiguous(), scratch.narrow(queries)
+        q = scratch.queries.view(x.shape[0], self.config.num_heads, queries, self.config.head_dim)
+        rope = w.rope_cos[start:end], w.rope_sin[start:end]
+        qkv_norm_rope_cache(h, *block.qkv, block.q_scale, *rope, k, v, start, num_queries=queries, out=q)
+        attended = scale_attention(q, k[:, :, :end], v[:, :, :end], out=scratch.attended)
         gated_residual(x, attended, *block.proj, gate1, out=x)
         h = adaln(x, scale2, shift2, eps, out=scratch.normalised)
         hidden = mlp(h, *block.fc1, out=scratch.hidden)

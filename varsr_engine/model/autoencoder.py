@@ -49,11 +49,11 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         C, H = x.shape[1:3]
-        q, k, v = rearrange(self.qkv(self.norm(x, silu=False)), "b (n c) h w -> n b (h w) c", n=3)
+        tokens = rearrange(self.norm(x, silu=False), "b c h w -> b (h w) c")
+        q, k, v = F.linear(tokens, self.qkv.weight[:, :, 0, 0], self.qkv.bias).chunk(3, dim=-1)
         weights = (q @ k.mT * C**-0.5).softmax(dim=-1)
-        attended = rearrange(weights @ v, "b (h w) c -> b c h w", h=H)
-        out: torch.Tensor = x + self.proj_out(attended)
-        return out
+        attended = F.linear(weights @ v, self.proj_out.weight[:, :, 0, 0], self.proj_out.bias)
+        return x + rearrange(attended, "b (h w) c -> b c h w", h=H)
 
 
 class Downsample(nn.Module):
