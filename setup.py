@@ -1,4 +1,4 @@
-"""Lists the packages and builds the CPU kernels; the rest is in pyproject.toml. kernels/ is installed as varsr_engine.kernels.
+"""Lists the packages (kernels/ is installed as varsr_engine.kernels) and builds the CPU kernels.
 
 csrc/cpu/*.cpp becomes varsr_engine/_cpu.so: plain C functions, no Python headers, no torch. It is left out where there
 is no C++ compiler or no x86-64; VARSR_BUILD_CPU=1 makes that an error, VARSR_BUILD_CPU=0 leaves it out always.
@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
@@ -44,6 +45,14 @@ class BuildCpuKernels(build_ext):
         subprocess.run([str(COMPILER), "-shared", *linked, "-o", str(target)], check=True)
 
 
+class PlatformWheel(bdist_wheel):
+    """A wheel with kernels is of its platform, but of any Python 3: the library knows nothing of Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        python, abi, platform_tag = super().get_tag()
+        return ("py3", "none", platform_tag) if self.distribution.has_ext_modules() else (python, abi, platform_tag)
+
+
 def cpu_kernels() -> list[Extension]:
     wanted = os.environ.get("VARSR_BUILD_CPU", "auto")
     if wanted not in ("0", "1", "auto"):
@@ -68,5 +77,5 @@ setup(
     package_dir={"varsr_engine": "varsr_engine", "varsr_engine.kernels": "kernels"},
     package_data={"varsr_engine": ["py.typed", "assets/*"]},
     ext_modules=cpu_kernels(),
-    cmdclass={"build_ext": BuildCpuKernels},
+    cmdclass={"build_ext": BuildCpuKernels, "bdist_wheel": PlatformWheel},
 )

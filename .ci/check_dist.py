@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = {"torch", "triton", "numpy", "einops", "safetensors", "pillow", "typer", "rich"}
 # What a wheel may hold beside modules; the rest of the tree (tests, benchmarks, ...) stays out.
 DATA = {"varsr_engine/py.typed"}
+CPU_KERNELS = "varsr_engine/_cpu.so"
 SDIST = {"setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "csrc/README.md"}
 
 # Runs outside the checkout, with the wheel alone first on the path.
@@ -59,6 +60,8 @@ def check_wheel(path: Path) -> None:
         entry_points = wheel.read(f"{info}/entry_points.txt").decode()
     files = {name for name in names if not name.startswith(f"{info}/")}
     expected = {*modules_in_checkout(), *DATA}
+    if "-none-any" not in path.name:  # a platform's wheel: built where there is a C++ compiler
+        expected.add(CPU_KERNELS)
     assets = {name for name in files if name.startswith("varsr_engine/assets/")}
     compare(path.name, expected - files, files - expected - assets)
     compare(path.name, {f"{info}/licenses/LICENSE"} - names, set())
@@ -77,7 +80,8 @@ def check_wheel(path: Path) -> None:
 def check_sdist(path: Path) -> None:
     with tarfile.open(path) as archive:
         names = {member.name.split("/", 1)[1] for member in archive if member.isfile()}
-    expected = {*SDIST, *DATA, *modules_in_checkout().values()}
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".h")}
+    expected = {*SDIST, *DATA, *sources, *modules_in_checkout().values()}
     unexpected = {name for name in names if name.split("/")[0] in ("tests", "benchmarks", "examples", "docs")}
     compare(path.name, expected - names, unexpected)
     print(f"{path.name}: {len(names)} files")

@@ -316,7 +316,7 @@ def write_checkpoint(
         file.write(len(text).to_bytes(8, "little") + text)
         done = 0
         for name in names:
-            data = memoryview(read(name).to(dtype).contiguous().flatten().view(torch.uint8).numpy())
+            data = memoryview(read(name).to(dtype).contiguous().flatten().view(torch.uint8).numpy().data)
             for start in range(0, len(data), DISK_CHUNK):
                 done += file.write(data[start : start + DISK_CHUNK])
                 if on_progress is not None:

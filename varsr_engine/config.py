@@ -78,7 +78,11 @@ class ModelConfig:
             self._check(_is_number(getattr(self, name)) and getattr(self, name) > 0, name, "a number > 0")
         self._check(_is_number(self.guidance_scale) and self.guidance_scale >= 0, "guidance_scale", "a number >= 0")
         self._check(_is_number(self.phi_ratio) and 0 <= self.phi_ratio <= 1, "phi_ratio", "in [0, 1]")
-        self._check(_is_positive_integer(self.top_k) or (type(self.top_k) is int and self.top_k == 0), "top_k", "0 (off) or a positive integer")
+        self._check(
+            _is_positive_integer(self.top_k) or (type(self.top_k) is int and self.top_k == 0),
+            "top_k",
+            "0 (off) or a positive integer",
+        )
         self._check(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]")
         self._check(self.embed_dim % self.num_heads == 0, "num_heads", f"a divisor of embed_dim = {self.embed_dim}")
         self._check(

@@ -92,9 +92,9 @@ class Op:
         """Why `backend` cannot run this call, or None if it can."""
         if backend not in self._impls:
             return "no such implementation"
-        if backend not in self._differentiable and torch.is_grad_enabled():
-            if any(t.requires_grad for t in tensors_in((*args, *kwargs.values()))):
-                return "an argument requires a gradient and this kernel has no backward"
+        inference_only = backend not in self._differentiable and torch.is_grad_enabled()
+        if inference_only and any(t.requires_grad for t in tensors_in((*args, *kwargs.values()))):
+            return "an argument requires a gradient and this kernel has no backward"
         return self._why_not[backend](*args, **kwargs)
 
     def __call__(self, *args: Any, backend: str | None = None, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""upsample_conv on the CPU: the enlarged map through the Winograd convolution, a quarter of the direct multiplications."""
+"""upsample_conv on the CPU: the enlarged map through the Winograd convolution, a quarter of the multiplications."""
 
 from __future__ import annotations
 

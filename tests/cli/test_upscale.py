@@ -256,7 +256,7 @@ def test_a_write_that_fails_leaves_the_rest(run, model, picture, monkeypatch) ->
         (("--backend", "metal"), "backend must be"),
         (("--ext", "gif"), "ext must be"),
         (("--suffix", "a/b"), "suffix must not contain a folder separator"),
-        (("--config", "no.toml"), "does not exist"),
+        (("--config", "no.toml"), "cannot be read"),
         (("--label", "7"), "labels must be an integer in [0, 1]"),
         (("--steps", "0"), "steps must be"),
     ],

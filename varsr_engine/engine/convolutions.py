@@ -12,7 +12,6 @@ from varsr_engine.kernels.upsample_conv import phase_weights, upsample_conv
 from varsr_engine.model.autoencoder import Decoder, Norm, ResnetBlock, Upsample
 from varsr_engine.model.condition_encoder import ConditionEncoder
 
-
 KEEP_BELOW_BYTES = 16 * 1024 * 1024
 
 
@@ -51,16 +50,16 @@ class FusedConv(nn.Module):
 class FusedResnetBlock(nn.Module):
     """`ResnetBlock` in two buffers and its input, which it overwrites with its output where widths are equal."""
 
-    def __init__(self, block: ResnetBlock, buffers: Buffers) -> None:
+    def __init__(self, block: ResnetBlock, maps: Buffers) -> None:
         super().__init__()
         self.norm1, self.norm2, self.shortcut = block.norm1, block.norm2, block.nin_shortcut
         self.conv1, self.conv2 = FusedConv(block.conv1), FusedConv(block.conv2)
-        self.buffers = buffers
+        self.maps = maps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         (_, C_in), C_out = x.shape[:2], self.conv1.weights.weight.shape[0]
-        h = normalise(self.norm1, x, out=self.buffers.take("normalised", C_in, x))
-        h = conv3x3(h, self.conv1.weights, out=self.buffers.take("features", C_out, x))
+        h = normalise(self.norm1, x, out=self.maps.take("normalised", C_in, x))
+        h = conv3x3(h, self.conv1.weights, out=self.maps.take("features", C_out, x))
         h = normalise(self.norm2, h, out=h)
         shortcut = self.shortcut(x)
         return conv3x3(h, self.conv2.weights, shortcut, out=shortcut)
@@ -83,16 +82,16 @@ class PhaseUpsample(nn.Module):
         return upsample_conv(x, self.phases, self.weights.bias, weights=self.weights)
 
 
-def fuse(module: nn.Module, buffers: Buffers) -> nn.Module:
+def fuse(module: nn.Module, maps: Buffers) -> nn.Module:
     """The module with every layer that a fused op computes replaced by it, in place."""
     if isinstance(module, ResnetBlock):
-        return FusedResnetBlock(module, buffers)
+        return FusedResnetBlock(module, maps)
     if isinstance(module, Upsample):
         return PhaseUpsample(module)
     if isinstance(module, nn.Conv2d) and (module.kernel_size, module.stride) == ((3, 3), (1, 1)):
         return FusedConv(module)
     for name, child in module.named_children():
-        setattr(module, name, fuse(child, buffers))
+        setattr(module, name, fuse(child, maps))
     return module
 
 
@@ -101,12 +100,12 @@ class Convolutional(nn.Module):
 
     def __init__(self, *modules: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.buffers, self.dtype = Buffers(), dtype
-        self.layers = nn.Sequential(*(fuse(module, self.buffers) for module in modules))
+        self.maps, self.dtype = Buffers(), dtype
+        self.layers = nn.Sequential(*(fuse(module, self.maps) for module in modules))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.layers(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
-        self.buffers.trim()
+        self.maps.trim()
         return result.float()
 
 

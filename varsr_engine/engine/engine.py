@@ -199,7 +199,7 @@ class Engine:
                     outcomes.append(error)
             pictures = [picture for picture in outcomes if isinstance(picture, Picture)]
             results = iter(self._upscale_or_errors(pictures, params, keep_going, on_stage))
-            yield from (next(results) if isinstance(o, Picture) else o for o in outcomes)  # type: ignore[misc]
+            yield from (next(results) if isinstance(o, Picture) else o for o in outcomes)
 
     def _upscale_or_errors(
         self, pictures: list[Picture], params: UpscaleParams, keep_going: bool, on_stage: OnStage | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -103,8 +104,7 @@ class Pipeline:
         times = seeds.shape[0] // request.batch
         prefix = None
         if lr is not None:
-            with self._condition.use() as encoder:
-                prefix = encoder(lr)
+            prefix = self._condition.run(lambda encoder: encoder(lr))
             clock("condition")
         if not request.greedy and times > 1:  # sampled tokens differ by seed
             prefix = None if prefix is None else prefix.repeat_interleave(times, dim=0)
@@ -119,8 +119,8 @@ class Pipeline:
         if refine:
             z = self._refiner_condition(result)
             strength = request.guidance * self.config.guidance_ratio(self.config.num_scales - 1)
-            with self._refiner.use() as weights:
-                residual = self._refiner_loop.run(weights, z, strength, seeds, steps=steps, noise=noise)
+            sample = partial(self._refiner_loop.run, z=z, guidance=strength, seeds=seeds, steps=steps, noise=noise)
+            residual = self._refiner.run(sample)
             latent = latent + residual.transpose(1, 2).unflatten(2, latent.shape[2:])
             clock("refiner")
         images = self.decode(latent)
@@ -143,6 +143,5 @@ class Pipeline:
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, 16p, 16p) in [0, 1] of latents (N, Z, p, p); on a CPU one at a time, to bound the memory."""
         rows = 1 if self.device.type == "cpu" else latent.shape[0]
-        with self._decoder.use() as decoder:
-            images = torch.cat([decoder(part) for part in latent.split(rows)])
+        images = self._decoder.run(lambda decoder: torch.cat([decoder(part) for part in latent.split(rows)]))
         return images.clamp_(-1, 1).mul_(0.5).add_(0.5)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Part(Generic[T]):
@@ -20,9 +20,9 @@ class Part(Generic[T]):
         self._load, self._keep = load, keep
         self._value: T | None = None
 
-    @contextlib.contextmanager
-    def use(self) -> Iterator[T]:
+    def run(self, use: Callable[[T], R]) -> R:
+        """use(weights). No reference to dropped weights outlives the call, unless `use` keeps one."""
         value = self._load() if self._value is None else self._value
         if self._keep:
             self._value = value
-        yield value
+        return use(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 
@@ -47,25 +49,31 @@ class RefinerLoop:
             raise InvalidParamsError(f"steps must be in [1, {config.refiner_train_steps}], got {steps}")
         W, B, N = config.refiner_width, z.shape[1], z.shape[2]
         cond = F.linear(z.flatten(0, 2).to(w.cond_embed.weight.dtype), *w.cond_embed).float()
-        modulation = torch.empty(cond.shape[0], w.modulation.weight.shape[0], device=z.device, dtype=cond.dtype)
         x = self.draw(seeds, 0) if noise is None else noise[0]
         for i, step in enumerate(self._schedule.reverse_steps(self._schedule.timesteps(steps)), start=1):
-            y = F.silu(cond + w.time_embeddings[step.timestep])
-            self._modulate(y, w, modulation)
+            y = F.silu(cond + w.time_embeddings[step.timestep], inplace=True).to(w.modulation.weight.dtype)
             h = F.linear(x.flatten(0, 1).to(w.input_proj.weight.dtype), *w.input_proj).float().repeat(2, 1)
-            parts = modulation.split(W, dim=1)
-            for j, block in enumerate(w.blocks):
-                refiner_block(h, *parts[3 * j : 3 * j + 3], block, config.norm_eps, out=h)
-            h, shift, scale = (t.unflatten(0, (2, B, N)) for t in (h, *parts[-2:]))
+            modulations = self._modulations(y, w)
+            for block in w.blocks:
+                shift, scale, gate = next(modulations).split(W, dim=1)
+                refiner_block(h, shift, scale, gate, block, config.norm_eps, out=h)
+            h, shift, scale = (t.unflatten(0, (2, B, N)) for t in (h, *next(modulations).split(W, dim=1)))
             step_noise = None if step.last else self.draw(seeds, i) if noise is None else noise[i]
             x = refiner_update(h, shift, scale, *w.final, x, guidance, step, step_noise, config.norm_eps)
         return x * config.refiner_residual_scale
 
-    @staticmethod
-    def _modulate(y: torch.Tensor, weights: RefinerWeights, out: torch.Tensor) -> None:
-        """Every block's shift, scale and gate in one product."""
-        weight, bias = weights.modulation
-        if weight.dtype == out.dtype:
-            torch.addmm(bias, y, weight.t(), out=out)
-        else:
-            out.copy_(F.linear(y.to(weight.dtype), weight, bias))
+    def _modulations(self, y: torch.Tensor, weights: RefinerWeights) -> Iterator[torch.Tensor]:
+        """Each block's (shift, scale, gate) as (R, 3W), then the final layer's (shift, scale) as (R, 2W).
+
+        On a GPU one product gives those of the whole step. On a CPU each block's is made when it is due: all of them
+        would take seven times the last-level cache, and be read back from memory.
+        """
+        W, (weight, bias) = self.config.refiner_width, weights.modulation
+        widths = [3 * W] * self.config.refiner_depth + [2 * W]
+        if y.is_cuda:
+            yield from F.linear(y, weight, bias).float().split(widths, dim=1)
+            return
+        buffer = torch.empty(y.shape[0], 3 * W, device=y.device, dtype=y.dtype)
+        for part, part_bias in zip(weight.split(widths), bias.split(widths), strict=True):
+            out = buffer.view(-1)[: y.shape[0] * part.shape[0]].view(y.shape[0], part.shape[0])
+            yield torch.addmm(part_bias, y, part.t(), out=out).float()

@@ -89,7 +89,10 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, with attention after each at the lowest."""
+    """Residual blocks of one resolution, with attention after each at the lowest; most change resolution after."""
+
+    downsample: Downsample
+    upsample: Upsample
 
     def __init__(self, config: ModelConfig, c_in: int, c_out: int, blocks: int, attention: bool) -> None:
         super().__init__()
@@ -126,6 +129,7 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(x)
         for i, level in enumerate(self.down):
+            assert isinstance(level, Level)
             x = level(x)
             if i != len(self.down) - 1:
                 x = level.downsample(x)
@@ -156,9 +160,11 @@ class Decoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.mid(self.conv_in(x))
         for i in reversed(range(len(self.up))):
-            x = self.up[i](x)
+            level = self.up[i]
+            assert isinstance(level, Level)
+            x = level(x)
             if i != 0:
-                x = self.up[i].upsample(x)
+                x = level.upsample(x)
         out: torch.Tensor = self.conv_out(self.norm_out(x))
         return out
 

@@ -73,13 +73,19 @@ def time_embedding(timesteps: torch.Tensor) -> torch.Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
+def linear_of(layers: nn.Sequential, index: int) -> nn.Linear:
+    layer = layers[index]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
 class TimeEmbed(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, timesteps: torch.Tensor) -> torch.Tensor:
-        embedding: torch.Tensor = self.mlp(time_embedding(timesteps).to(self.mlp[0].weight.dtype))
+        embedding: torch.Tensor = self.mlp(time_embedding(timesteps).to(linear_of(self.mlp, 0).weight.dtype))
         return embedding
 
 
@@ -95,7 +101,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=-1)
-        fc1, fc2, norm = self.mlp[0], self.mlp[2], self.in_ln
+        fc1, fc2, norm = linear_of(self.mlp, 0), linear_of(self.mlp, 2), self.in_ln
         weights = RefinerBlockWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         return refiner_block(x, shift, scale, gate, weights, norm.eps)
 

@@ -150,7 +150,8 @@ class VARSR(nn.Module):
             start += length
             x = x[:, -(config.patch_nums[step] ** 2) :]  # of step 0 only the class token predicts
             ratio = torch.full((B,), guidance_scale * config.guidance_ratio(step), device=x.device)
-            logits = guide(*net.logits(x, cond).chunk(2), ratio)
+            positive, negative = net.logits(x, cond).chunk(2)
+            logits = guide(positive, negative, ratio)
             tokens = logits.argmax(dim=-1)
             f_hat = f_hat + quantize.contribution(tokens, step)
             trace.tokens.append(tokens)
