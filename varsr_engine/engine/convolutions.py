@@ -65,6 +65,17 @@ class FusedResnetBlock(nn.Module):
         return conv3x3(h, self.conv2.weights, shortcut, out=shortcut)
 
 
+class FusedNorm(nn.Module):
+    """GroupNorm and SiLU over their own input, where nothing else reads it."""
+
+    def __init__(self, norm: Norm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return normalise(self.norm, x, out=x)
+
+
 def normalise(norm: Norm, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     return groupnorm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, out=out)
 
@@ -129,4 +140,6 @@ def load_decoder(read: Reader) -> Convolutional:
         decoder = Decoder(config)
     load_module(post, read.under("vae.post_quant_conv."))
     load_module(decoder, read.under("vae.decoder."))
+    assert isinstance(decoder.norm_out, Norm)
+    decoder.norm_out = FusedNorm(decoder.norm_out)
     return Convolutional(post, decoder, dtype=read.dtype)

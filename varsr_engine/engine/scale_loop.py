@@ -31,7 +31,7 @@ class ScaleResult(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Intermediate buffers of one step, shared by its layers: fresh ones would cost a page fault each 4 KB on a CPU."""
+    """Intermediate buffers that all layers and steps share: fresh ones would cost a page fault each 4 KB on a CPU."""
 
     normalised: torch.Tensor  # (2B, L, C) compute dtype
     queries: torch.Tensor  # (2B, L, C) compute dtype
@@ -39,14 +39,13 @@ class Scratch(NamedTuple):
     hidden: torch.Tensor  # (2B, L, 4C) compute dtype
 
     @classmethod
-    def allocate(cls, like: torch.Tensor, mlp_ratio: int, dtype: torch.dtype) -> Scratch:
-        """Buffers for a residual stream like the given one."""
-        rows, length, width = like.shape
-        widths = (width, width, width, width * mlp_ratio)
-        return cls(*(torch.empty(rows, length, w, device=like.device, dtype=dtype) for w in widths))
+    def allocate(cls, config: ModelConfig, rows: int, device: torch.device, dtype: torch.dtype) -> Scratch:
+        """Buffers for `rows` sequences of the longest step."""
+        C, L = config.embed_dim, max(config.step_lengths)
+        return cls(*(torch.empty(rows, L, w, device=device, dtype=dtype) for w in (C, C, C, C * config.mlp_ratio)))
 
     def narrow(self, length: int) -> Scratch:
-        """The same memory for sequences of another, smaller length."""
+        """The same memory for sequences of another length."""
         parts = (t.view(-1)[: t.shape[0] * length * t.shape[2]].view(t.shape[0], length, t.shape[2]) for t in self)
         return Scratch(*parts)
 
@@ -73,12 +72,13 @@ class ScaleLoop:
         rows = torch.cat((request.labels, torch.full_like(request.labels, config.uncond_label)))
         modulation, head_modulation = w.adaln[rows], w.head_adaln[rows]
         cache = KVCache(config, 2 * B, self.device, self.dtype)
+        scratch = Scratch.allocate(config, 2 * B, self.device, self.dtype)
         x = self._first_input(prefix, rows)
         f_hat = x.new_zeros(B, config.latent_channels, config.latent_side, config.latent_side)
         start, last = 0, config.num_scales - 1
         for step, length in enumerate(config.step_lengths):
             predicting = config.patch_nums[step] ** 2  # of step 0 only the class token predicts
-            x = self._run_blocks(x, modulation, cache, start, predicting, final=step == last)
+            x = self._run_blocks(x, modulation, cache, scratch.narrow(length), start, predicting, final=step == last)
             start += length
             tokens = self._sample(x, head_modulation, request, step, trace)
             if step < last:
@@ -101,7 +101,14 @@ class ScaleLoop:
         return x
 
     def _run_blocks(
-        self, x: torch.Tensor, modulation: torch.Tensor, cache: KVCache, start: int, predicting: int, final: bool
+        self,
+        x: torch.Tensor,
+        modulation: torch.Tensor,
+        cache: KVCache,
+        scratch: Scratch,
+        start: int,
+        predicting: int,
+        final: bool,
     ) -> torch.Tensor:
         """All blocks on one step's rows (2B, L, C), in place; returns the `predicting` last tokens' output.
 
@@ -109,7 +116,6 @@ class ScaleLoop:
         step (`final`) a layer's cache is given back as soon as it has been read.
         """
         L = x.shape[1]
-        scratch = Scratch.allocate(x, self.config.mlp_ratio, self.dtype)
         for index, block in enumerate(self.weights.blocks):
             queries = predicting if index == len(self.weights.blocks) - 1 else L
             x = self._block(x, block, modulation[:, index], cache.layer(index), start, queries, scratch)

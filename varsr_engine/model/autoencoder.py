@@ -123,7 +123,7 @@ class Encoder(nn.Module):
             self.down.append(level)
             c_in = c_out
         self.mid = Middle(config, c_in)
-        self.norm_out = Norm(config, c_in)
+        self.norm_out: nn.Module = Norm(config, c_in)
         self.conv_out = nn.Conv2d(c_in, config.latent_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
             levels.insert(0, level)
             c_in = widths[i]
         self.up = nn.ModuleList(levels)  # numbered from the highest resolution, as in the published checkpoint
-        self.norm_out = Norm(config, c_in)
+        self.norm_out: nn.Module = Norm(config, c_in)
         self.conv_out = nn.Conv2d(c_in, 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
