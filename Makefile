@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/cpu/*)
 
 demo: $(STAMP)  ## upscale examples/photo.jpg to out/photo_x4.png
 	@mkdir -p out
-	$(BIN)/varsr upscale examples/photo.jpg -o out/photo_x4.png --overwrite --model demo
+	$(BIN)/varsr upscale examples/photo.jpg -o out/photo_x4.png --overwrite --model demo --color-fix wavelet
 	@echo "==> the picture is in $(CURDIR)/out/photo_x4.png"
 
 test: $(STAMP)  ## run the tests that take seconds

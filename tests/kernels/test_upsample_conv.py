@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.kernels.harness import check, each_backend, each_dtype, each_layout, each_size, normal, raises, run_case
 from tests.numerics import relative_error
 from varsr_engine.kernels import upsample_conv
+from varsr_engine.kernels.conv3x3 import prepare_conv3x3
 from varsr_engine.kernels.upsample_conv import phase_weights
 
 backends = each_backend("upsample_conv")
@@ -28,7 +29,7 @@ def inputs(B: int, C_in: int, C_out: int, H: int, W: int, dtype: torch.dtype) ->
     return normal(B, C_in, H, W, dtype=dtype), phases, normal(C_out, dtype=dtype, std=0.1)
 
 
-def formula(x: Tensor, phases: Tensor, bias: Tensor) -> Tensor:
+def formula(x: Tensor, phases: Tensor, bias: Tensor, weights: object = None) -> Tensor:
     """Output pixel (2y + py, 2x + px) sums 2x2 taps of its phase, from input pixel (y - 1 + py, x - 1 + px) on."""
     B, _, H, W = x.shape
     framed = F.pad(x, (1, 1, 1, 1))
@@ -95,6 +96,17 @@ def test_constant_input_shows_the_border(backend: str, dtype: torch.dtype) -> No
 @each_dtype(torch.float32, torch.float16)
 def test_non_contiguous(backend: str, layout: Any, dtype: torch.dtype) -> None:
     check(upsample_conv, tuple(map(layout, inputs(2, 4, 6, 3, 4, dtype))), backend=backend, formula=formula)
+
+
+@backends
+@each_size(vae=(1, 32, 32, 8, 6), odd=(2, 24, 40, 5, 7), row=(1, 16, 16, 1, 9), empty=(0, 16, 16, 2, 2))
+def test_with_the_unfolded_kernel(backend: str, size: tuple[int, ...]) -> None:
+    """A backend that convolves the enlarged map gets the kernel as it was before folding."""
+    B, C_in, C_out, H, W = size
+    x = normal(B, C_in, H, W).contiguous(memory_format=torch.channels_last)
+    weights = prepare_conv3x3(kernel(C_out, C_in, torch.float32), normal(C_out))
+    args = (x, phase_weights(weights.weight), weights.bias)
+    check(upsample_conv, args, {"weights": weights}, backend=backend, formula=formula)
 
 
 def test_phase_weights_by_hand() -> None:

@@ -134,7 +134,8 @@ def groupnorm_silu(v: Values) -> Arguments:
 
 def upsample_conv(v: Values) -> Arguments:
     x = v.compute(B, 24, 12, 12).contiguous(memory_format=torch.channels_last)
-    return x, phase_weights(v.weight(16, 24, 3, 3)), v.compute(16)
+    weight, bias = v.weight(16, 24, 3, 3), v.compute(16)
+    return x, phase_weights(weight), bias, prepare_conv3x3(weight, bias)
 
 
 def conv3x3(v: Values) -> Arguments:
