@@ -104,7 +104,8 @@ def test_with_the_unfolded_kernel(backend: str, size: tuple[int, ...]) -> None:
     """A backend that convolves the enlarged map gets the kernel as it was before folding."""
     B, C_in, C_out, H, W = size
     x = normal(B, C_in, H, W).contiguous(memory_format=torch.channels_last)
-    weights = prepare_conv3x3(kernel(C_out, C_in, torch.float32), normal(C_out))
+    exactly_foldable = kernel(C_out, C_in, torch.float32).mul(256).round().div(256)
+    weights = prepare_conv3x3(exactly_foldable, normal(C_out))
     args = (x, phase_weights(weights.weight), weights.bias)
     check(upsample_conv, args, {"weights": weights}, backend=backend, formula=formula)
 
