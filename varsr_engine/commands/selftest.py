@@ -16,7 +16,8 @@ from varsr_engine.commands.selftest_cases import CASES, arguments, missing_cases
 from varsr_engine.commands.terminal import EXIT_FAILED, print_json, stdout_console
 from varsr_engine.demo import demo_checkpoint
 from varsr_engine.dispatch import OPS, ORDER, Backend
-from varsr_engine.engine.engine import Engine, resolve_device, resolve_dtype
+from varsr_engine.engine.device import resolve_device, resolve_dtype
+from varsr_engine.engine.engine import Engine
 from varsr_engine.engine.noise import REFINER_STREAM, map_positions
 from varsr_engine.engine.params import DTYPE_NAMES, EngineConfig
 from varsr_engine.errors import InvalidParamsError
