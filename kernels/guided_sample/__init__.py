@@ -43,6 +43,9 @@ def guided_sample(
     if sampling is not None:
         for name in ("top_k", "top_p", "temperature", "seeds"):
             check_shape(op, name, getattr(sampling, name), "(B,)", (B,))
-        check_shape(op, "positions", sampling.positions, "(L,)", (L,))
+        if sampling.positions.ndim == 2:
+            check_shape(op, "positions", sampling.positions, "(B, L)", (B, L))
+        else:
+            check_shape(op, "positions", sampling.positions, "(L,) or (B, L)", (L,))
     result: tuple[torch.Tensor, torch.Tensor] = _op(cond, uncond, ratio, weight, bias, sampling, backend=backend)
     return result

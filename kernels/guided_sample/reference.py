@@ -18,7 +18,7 @@ class Sampling(NamedTuple):
     top_p: torch.Tensor  # (B,) float32
     temperature: torch.Tensor  # (B,) float32
     seeds: torch.Tensor  # (B,) int64
-    positions: torch.Tensor  # (L,) int64, the tokens' places on the scale's grid
+    positions: torch.Tensor  # (B, L), or (L,) for all images, int64: the tokens' places on the scale's grid
     step: int
     stream: int
 

@@ -6,7 +6,7 @@ import torch
 
 from varsr_engine.dispatch import Op
 from varsr_engine.kernels.philox.reference import philox_normal_reference
-from varsr_engine.kernels.spec import check_ndim
+from varsr_engine.kernels.spec import check_ndim, check_shape
 
 _op = Op("philox_normal")
 _op.register("torch", philox_normal_reference)
@@ -21,13 +21,18 @@ def philox_normal(
     stream: int,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """noise[b, n, e] = normal(Philox4x32-10(key = seeds[b], counter = (e // 4, positions[n], step, stream)))[e % 4].
+    """noise[b, n, e] = normal(Philox4x32-10(key = seeds[b], counter = (e // 4, positions[b, n], step, stream)))[e % 4].
 
-    seeds (B,) int64, positions (N,) int64 in [0, 2^32), result (B, N, count) float32, by the Box-Muller transform.
+    seeds (B,) int64; positions (B, N), or (N,) for all rows, int64 in [0, 2^32); result (B, N, count) float32, by the
+    Box-Muller transform.
     Source: Salmon et al., SC 2011; the float mapping is that of Triton's `tl.randn4x`.
     """
-    for name, t, symbol in (("seeds", seeds, "(B,)"), ("positions", positions, "(N,)")):
-        check_ndim("philox_normal", name, t, symbol, 1)
+    check_ndim("philox_normal", "seeds", seeds, "(B,)", 1)
+    if positions.ndim == 2:
+        check_shape("philox_normal", "positions", positions, "(B, N)", (seeds.shape[0], positions.shape[1]))
+    else:
+        check_ndim("philox_normal", "positions", positions, "(N,) or (B, N)", 1)
+    for name, t in (("seeds", seeds), ("positions", positions)):
         if t.dtype != torch.int64:
             raise TypeError(f"philox_normal: {name} must be torch.int64, got {t.dtype}")
     result: torch.Tensor = _op(seeds, positions, count, step, stream, backend=backend)

@@ -39,14 +39,15 @@ def philox4x32(counter: Words, key: tuple[torch.Tensor, torch.Tensor], rounds: i
 
 
 def philox_words(seeds: torch.Tensor, positions: torch.Tensor, count: int, step: int, stream: int) -> torch.Tensor:
-    """Words for elements 0..count-1 of every position: (B, N, 4 * ceil(count / 4)) int64.
+    """Words for elements 0..count-1 of every position, (N,) or (B, N): (B, N, 4 * ceil(count / 4)) int64.
 
     The counter is (element // 4, position, step, stream) and the key is the 64-bit seed, low word first.
     """
     device = seeds.device
     group = torch.arange(-(-count // 4), device=device)[None, None, :]
     seeds = seeds[:, None, None]
-    counter = (group, positions[None, :, None], torch.tensor(step, device=device), torch.tensor(stream, device=device))
+    places = (positions if positions.ndim == 2 else positions[None])[..., None]
+    counter = (group, places, torch.tensor(step, device=device), torch.tensor(stream, device=device))
     words = philox4x32(counter, (seeds & MASK, (seeds >> 32) & MASK))
     return torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(-2)
 

@@ -336,6 +336,17 @@ def test_a_position_does_not_depend_on_the_map(backend: str) -> None:
 
 
 @backends
+def test_positions_an_image(backend: str) -> None:
+    """Images of a batch may lie at different places: each draws as it does alone."""
+    args, s = for_logits(torch.zeros(2, 16, 64)), sampling(2, 16, seeds=[5, 5])
+    rows = torch.stack((s.positions, s.positions + 8))
+    tokens = draw(args, s._replace(positions=rows), backend)
+    assert torch.equal(tokens[0, 8:], tokens[1, :8])
+    for b in range(2):
+        assert torch.equal(tokens[b], draw(args, s._replace(positions=rows[b]), backend)[b])
+
+
+@backends
 def test_seed_step_stream_and_position_matter(backend: str) -> None:
     args = for_logits(torch.zeros(1, 64, 64))
     changes: list[dict[str, Any]] = [
@@ -404,7 +415,8 @@ def test_bad_shape(name: str, shape: tuple[int, ...], message: str) -> None:
         ("top_p", (2, 1), "top_p must be (B,) = (2,), got (2, 1)"),
         ("temperature", (), "temperature must be (B,) = (2,), got ()"),
         ("seeds", (3,), "seeds must be (B,) = (2,), got (3,)"),
-        ("positions", (2,), "positions must be (L,) = (3,), got (2,)"),
+        ("positions", (2,), "positions must be (L,) or (B, L) = (3,), got (2,)"),
+        ("positions", (1, 3), "positions must be (B, L) = (2, 3), got (1, 3)"),
     ],
 )
 def test_bad_sampling_shape(name: str, shape: tuple[int, ...], message: str) -> None:

@@ -282,11 +282,22 @@ def test_non_contiguous(backend: str) -> None:
     assert torch.equal(normals(seeds, positions, 9, backend), expected)
 
 
+@backends
+def test_positions_a_row(backend: str) -> None:
+    """Rows of a batch may lie at different places: each is as if it were alone."""
+    seeds, positions = int64(3, 1, 3), torch.arange(15, device=DEVICE).view(3, 5) << 16
+    together = normals(seeds, positions, 6, backend)
+    for b in range(3):
+        assert torch.equal(together[b : b + 1], normals(seeds[b : b + 1], positions[b], 6, backend))
+
+
 def test_bad_arguments() -> None:
     with raises(ValueError, "philox_normal: seeds must be (B,), got shape (1, 2)"):
         philox_normal(torch.zeros(1, 2, dtype=torch.int64), torch.arange(3), 4, step=0, stream=0)
-    with raises(ValueError, "philox_normal: positions must be (N,), got shape ()"):
+    with raises(ValueError, "philox_normal: positions must be (N,) or (B, N), got shape ()"):
         philox_normal(torch.arange(2), torch.tensor(3), 4, step=0, stream=0)
+    with raises(ValueError, "philox_normal: positions must be (B, N) = (2, 3), got (1, 3)"):
+        philox_normal(torch.arange(2), torch.arange(3)[None], 4, step=0, stream=0)
     with raises(TypeError, "philox_normal: seeds must be torch.int64, got torch.int32"):
         philox_normal(torch.arange(2, dtype=torch.int32), torch.arange(3), 4, step=0, stream=0)
     with raises(TypeError, "philox_normal: positions must be torch.int64, got torch.float32"):
