@@ -1,28 +1,44 @@
-"""Pairs of pictures to train on, from synthetic images or any folder: every one a pure function of (seed, index)."""
+"""Crops to train on, from synthetic images or any folder of images, and pairs made of them.
+
+Everything is a pure function of (seed, index): no epoch, no shuffling, no state. A run that resumes at a step sees what
+it would have seen.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NotRequired, Protocol, TypedDict, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from varsr_engine.atomic import atomic_writer
-from varsr_engine.errors import InvalidParamsError
-from varsr_engine.training import synthetic
+from varsr_engine.atomic import atomic_writer, output_error
+from varsr_engine.errors import InputError, InvalidParamsError
+from varsr_engine.imaging import READABLE_EXTENSIONS, ReadLimits, read_picture, resize_rgb, to_network_input
+from varsr_engine.imaging.samples import to_uint8
+from varsr_engine.training import degradation, poor_targets, synthetic
+from varsr_engine.training.degradation_params import Preset
 from varsr_engine.training.textures import generator
 
-__all__ = ["Crops", "SyntheticImages"]
+__all__ = ["CropDataset", "Crops", "FolderImages", "Sample", "SyntheticImages", "loader"]
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
+Degrade = Callable[[Tensor, np.random.Generator, Preset], Tensor]
+PoorTarget = Callable[[Tensor, np.random.Generator], Tensor]
 
 _SHRINK_PROBABILITY = 0.4
-_REMEMBERED_BYTES = 256 << 20  # decoded pictures that a process keeps
+_LARGEST_SHRINK = 2.0
+_REMEMBERED_BYTES = 256 << 20  # of decoded pictures that a process keeps
+_DRAWS = 32  # of files, before the next usable one in order is taken
 
 
 class Crops(Protocol):
@@ -33,44 +49,37 @@ class Crops(Protocol):
         ...
 
 
-class _Memory:
-    """The pictures used last, up to a number of bytes."""
+class Sample(TypedDict):
+    """hr, lr: (3, S, S) in [-1, 1]. label: 0 for a good target, 1 for a poor one. Batched: (B, 3, S, S) and (B,)."""
 
-    def __init__(self, limit: int = _REMEMBERED_BYTES) -> None:
-        self.limit = limit
-        self.pictures: OrderedDict[int, Pixels] = OrderedDict()
-        self.size = 0
-
-    def get(self, number: int, make: Callable[[int], Pixels]) -> Pixels:
-        picture = self.pictures.get(number)
-        if picture is None:
-            picture = self.pictures[number] = make(number)
-            self.size += picture.nbytes
-            while self.size > self.limit and len(self.pictures) > 1:
-                self.size -= self.pictures.popitem(last=False)[1].nbytes
-        self.pictures.move_to_end(number)
-        return picture
+    hr: Tensor
+    lr: NotRequired[Tensor]
+    label: int
 
 
 class SyntheticImages:
     """`pool_size` dead leaves images of side × side pixels, made when they are first needed.
 
-    cache: a folder that keeps them as .npy files for later runs and other processes, the generator's version in their
-    names; None: each process keeps its own in memory. The same pictures either way.
+    cache: a folder that keeps them as .npy files for later runs and other processes, the version of the generator in
+    their names; None: each process keeps its own in memory. The same images either way.
     """
 
     def __init__(self, pool_size: int, side: int, seed: int, cache: str | os.PathLike[str] | None = None) -> None:
-        if pool_size < 1 or side < 16 or seed < 0:
+        if pool_size < 1 or side < synthetic.SMALLEST_SIDE or seed < 0:
             raise InvalidParamsError(
-                f"SyntheticImages needs pool_size ≥ 1, side ≥ 16 and seed ≥ 0, got {pool_size}, {side} and {seed}"
+                f"synthetic images: pool_size must be ≥ 1, side ≥ {synthetic.SMALLEST_SIDE} and seed ≥ 0, "
+                f"got {pool_size}, {side} and {seed}"
             )
         self.pool_size = pool_size
         self.side = side
         self.seed = seed
         self.cache = None if cache is None else Path(cache)
-        self._memory = _Memory(pool_size * side * side * 3)
+        self._made: dict[int, Pixels] = {}
         if self.cache is not None:
-            self.cache.mkdir(parents=True, exist_ok=True)
+            try:
+                self.cache.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise output_error(self.cache, error) from error
 
     def path(self, number: int) -> Path | None:
         """The file that holds image `number`, or will; None without a cache."""
@@ -81,12 +90,18 @@ class SyntheticImages:
     def image(self, number: int) -> Pixels:
         """Image `number` of the pool, (side, side, 3); from the cache it is a read-only view of the file."""
         if not 0 <= number < self.pool_size:
-            raise IndexError(f"image must be in [0, {self.pool_size}), got {number}")
+            raise IndexError(f"synthetic images: number must be in [0, {self.pool_size}), got {number}")
         path = self.path(number)
-        return self._memory.get(number, self._make) if path is None else self._cached(number, path)
+        if path is not None:
+            return self._cached(number, path)
+        if number not in self._made:
+            self._made[number] = self._make(number)
+        return self._made[number]
 
     def crop(self, index: int, side: int, seed: int) -> Pixels:
-        """See `Crops`."""
+        """See `Crops`. Raises InvalidParamsError if side exceeds the images'."""
+        if side > self.side:
+            raise InvalidParamsError(f"synthetic images have {self.side} pixels a side: too small for crops of {side}")
         rng = generator(seed, index)
         return _cut(self.image(int(rng.integers(self.pool_size))), side, rng)
 
@@ -95,28 +110,194 @@ class SyntheticImages:
 
     def _cached(self, number: int, path: Path) -> Pixels:
         try:
-            picture = np.load(path, mmap_mode="r")
-            if picture.shape == (self.side, self.side, 3) and picture.dtype == np.uint8:
-                return cast(Pixels, picture)
+            stored = np.load(path, mmap_mode="r")
+            if stored.shape == (self.side, self.side, 3) and stored.dtype == np.uint8:
+                return cast(Pixels, stored)
         except (OSError, ValueError, EOFError):
-            pass  # absent, or not what this class wrote: made anew
+            pass  # absent or damaged: made anew
         picture = self._make(number)
-        with atomic_writer(path) as file:  # two processes may both write it: the same bytes
+        with atomic_writer(path) as file:  # processes that make it at the same time write the same bytes
             np.save(file, picture)
         return picture
 
 
+class FolderImages:
+    """The images of a folder and its subfolders, in order of their names; transparency is dropped.
+
+    What cannot be read, or is smaller than the crop, is left out with a warning. Raises InvalidParamsError if the
+    folder is absent or holds no image, and at a crop if none is usable.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limits: ReadLimits | None = None) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise InvalidParamsError(f"training images: {str(folder)!r} is not a folder")
+        self.files = sorted(_image_files(self.folder))
+        if not self.files:
+            kinds = ", ".join(sorted(READABLE_EXTENSIONS))
+            raise InvalidParamsError(f"training images: no image in {str(folder)!r} (looked for {kinds})")
+        self.limits = limits if limits is not None else ReadLimits()
+        self._unusable: dict[int, float] = {}  # file → the crop's side from which on it is of no use
+        self._memory: OrderedDict[int, Pixels] = OrderedDict()
+        self._remembered = 0
+
+    def crop(self, index: int, side: int, seed: int) -> Pixels:
+        """See `Crops`. Where the first file drawn is unusable, others are drawn, by (seed, index) too."""
+        rng = generator(seed, index)
+        drawn = rng.integers(0, len(self.files), _DRAWS).tolist()
+        after = ((drawn[-1] + i) % len(self.files) for i in range(1, len(self.files) + 1))
+        for number in itertools.chain(drawn, after):
+            picture = self._usable(number, side)
+            if picture is not None:
+                return _cut(picture, side, rng)
+        raise InvalidParamsError(
+            f"training images: none of the {len(self.files)} images in {str(self.folder)!r} is readable "
+            f"and at least {side}x{side} pixels"
+        )
+
+    def _usable(self, number: int, side: int) -> Pixels | None:
+        if side >= self._unusable.get(number, float("inf")):
+            return None
+        try:
+            picture = self._read(number)
+        except InputError as error:
+            self._leave_out(number, 0, str(error))
+            return None
+        smaller = min(picture.shape[:2])
+        if smaller < side:
+            size = f"{picture.shape[1]}x{picture.shape[0]}"
+            self._leave_out(number, smaller + 1, f"{str(self.files[number])!r} has {size} pixels: too few for {side}")
+            return None
+        return picture
+
+    def _leave_out(self, number: int, from_side: int, reason: str) -> None:
+        self._unusable[number] = from_side
+        warnings.warn(f"training images: left out: {reason}", stacklevel=4)
+
+    def _read(self, number: int) -> Pixels:
+        picture = self._memory.get(number)
+        if picture is None:
+            picture = to_uint8(read_picture(self.files[number], self.limits).rgb)
+            self._memory[number] = picture
+            self._remembered += picture.nbytes
+            while self._remembered > _REMEMBERED_BYTES and len(self._memory) > 1:
+                self._remembered -= self._memory.popitem(last=False)[1].nbytes
+        self._memory.move_to_end(number)
+        return picture
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in READABLE_EXTENSIONS:
+                yield Path(parent, name)
+
+
 def _cut(picture: Pixels, side: int, rng: np.random.Generator) -> Pixels:
-    """A random square of the picture, sometimes of the picture made up to 2× smaller, turned and mirrored."""
+    """A random square of the picture, turned and mirrored; sometimes a larger one made smaller."""
     height, width = picture.shape[:2]
-    shrink = rng.random() < _SHRINK_PROBABILITY
-    factor = float(rng.uniform(1, min(2.0, min(height, width) / side))) if shrink else 1.0
+    largest = min(_LARGEST_SHRINK, min(height, width) / side)
+    factor = float(rng.uniform(1, largest)) if rng.random() < _SHRINK_PROBABILITY else 1.0
     window = min(round(side * factor), height, width)
-    y, x = (int(rng.integers(0, extent - window + 1)) for extent in (height, width))
+    top, left = int(rng.integers(height - window + 1)), int(rng.integers(width - window + 1))
     turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-    square = picture[y : y + window, x : x + window]
+    square = picture[top : top + window, left : left + window]
     if window != side:
-        image = Image.fromarray(np.ascontiguousarray(square))
-        square = np.asarray(image.resize((side, side), Image.Resampling.BOX))
+        # Pillow's BOX takes one pixel here and two there; HAMMING is as sharp and even.
+        square = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.HAMMING))
     square = np.rot90(square, turns)
-    return np.ascontiguousarray(square[:, ::-1] if mirrored else square)
+    return np.array(square[:, ::-1] if mirrored else square, order="C")
+
+
+class CropDataset(Dataset[Sample]):
+    """Sample i is a function of (seed, i), for every i ≥ 0: there is no end, and no length.
+
+    The input (lr) is degraded from the crop to side // scale pixels, rounded to 8 bits and resized to the tile as the
+    engine does at inference. With probability poor_fraction the label is 1 and the target (hr) is made poor; the input
+    still comes from the good crop. mild_fraction: share of inputs with the degradation "mild"; the others have
+    "second_order". paired=False: no lr is made, as for an autoencoder.
+    """
+
+    def __init__(
+        self,
+        source: Crops,
+        side: int,
+        seed: int = 0,
+        *,
+        poor_fraction: float = 0.2,
+        mild_fraction: float = 0.25,
+        paired: bool = True,
+        degrade: Degrade = degradation.degrade,
+        poor_target: PoorTarget = poor_targets.poor_target,
+    ) -> None:
+        for name, value in (("poor_fraction", poor_fraction), ("mild_fraction", mild_fraction)):
+            if not 0 <= value <= 1:
+                raise InvalidParamsError(f"crops: {name} must be in [0, 1], got {value}")
+        if side < 1 or seed < 0:
+            raise InvalidParamsError(f"crops: side must be ≥ 1 and seed ≥ 0, got {side} and {seed}")
+        self.source = source
+        self.side = side
+        self.seed = seed
+        self.poor_fraction = poor_fraction
+        self.mild_fraction = mild_fraction
+        self.paired = paired
+        self._degrade = degrade
+        self._poor_target = poor_target
+
+    def __getitem__(self, index: int) -> Sample:
+        if index < 0:
+            raise IndexError(f"crops: index must be ≥ 0, got {index}")
+        crop = self.source.crop(index, self.side, self.seed)
+        good = torch.from_numpy(crop).permute(2, 0, 1).contiguous().float().div_(255)
+        rng = generator(self.seed, index, 1)
+        label = int(rng.random() < self.poor_fraction)
+        preset: Preset = "mild" if rng.random() < self.mild_fraction else "second_order"
+        input_rng, target_rng = rng.spawn(2)
+        target = self._poor_target(good, target_rng) if label else good
+        sample: Sample = {"hr": target * 2 - 1, "label": label}
+        if self.paired:
+            sample["lr"] = self._network_input(self._degrade(good, input_rng, preset))
+        return sample
+
+    def _network_input(self, small: Tensor) -> Tensor:
+        """What `Engine` makes of the 8-bit file that holds this picture."""
+        rgb = small.clamp(0, 1).permute(1, 2, 0).contiguous().numpy()
+        rgb = to_uint8(rgb).astype(np.float32) / np.float32(255)
+        return to_network_input(resize_rgb(rgb, (self.side, self.side), eight_bit=True))[0]
+
+
+class _Steps:
+    """Indices of the batches of step start, start + 1, … of one of `ranks` processes."""
+
+    def __init__(self, batch_size: int, start: int, rank: int, ranks: int) -> None:
+        self.batch_size, self.start, self.rank, self.ranks = batch_size, start, rank, ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = (self.start * self.ranks + self.rank) * self.batch_size
+        while True:
+            yield list(range(first, first + self.batch_size))
+            first += self.ranks * self.batch_size
+
+
+def loader(
+    dataset: CropDataset, batch_size: int, start_step: int = 0, workers: int = 0, *, rank: int = 0, ranks: int = 1
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of step start_step, start_step + 1, … without end; step s holds samples s·B to s·B + B - 1.
+
+    workers: processes that make them, one thread each; 0: this process does. Of `ranks` processes that train together,
+    each with B samples a step, process `rank` gets its share of the ranks·B samples of a step.
+    """
+    if batch_size < 1 or start_step < 0 or workers < 0 or not 0 <= rank < ranks:
+        raise InvalidParamsError(
+            "loader: batch_size must be ≥ 1, start_step and workers ≥ 0 and rank in [0, ranks), "
+            f"got {batch_size}, {start_step}, {workers} and {rank} of {ranks}"
+        )
+    batches: DataLoader[Sample] = DataLoader(
+        dataset,
+        batch_sampler=_Steps(batch_size, start_step, rank, ranks),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(cast("DataLoader[dict[str, Tensor]]", batches))

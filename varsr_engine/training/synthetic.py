@@ -18,9 +18,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from varsr_engine.training.textures import TILE, bank, font, generator, power_law, words
 
-__all__ = ["VERSION", "dead_leaves"]
+__all__ = ["SMALLEST_SIDE", "VERSION", "dead_leaves"]
 
 VERSION = 1  # of the pictures: change it with anything that changes them
+SMALLEST_SIDE = 16
 
 _SCALE = 2  # the canvas has that many pixels a pixel of the picture; outlines are drawn with twice as many again
 
@@ -39,8 +40,8 @@ _HUES = (0.35, 0.55, 0.8, 1.2, 1.9, 3.7, 4.0)  # radians: skin, wood, earth, dry
 
 def dead_leaves(side: int, seed: int) -> NDArray[np.uint8]:
     """A picture (side, side, 3), RGB: a pure function of its arguments, different in content for every seed ≥ 0."""
-    if side < 16:
-        raise ValueError(f"dead_leaves: side must be at least 16, got {side}")
+    if side < SMALLEST_SIDE:
+        raise ValueError(f"dead_leaves: side must be at least {SMALLEST_SIDE}, got {side}")
     if seed < 0:
         raise ValueError(f"dead_leaves: seed must not be negative, got {seed}")
     rng = generator(VERSION, side, seed)
