@@ -35,9 +35,10 @@ Pixels = NDArray[np.uint8]  # (H, W, 3)
 Degrade = Callable[[Tensor, np.random.Generator, Preset], Tensor]
 PoorTarget = Callable[[Tensor, np.random.Generator], Tensor]
 
-_SHRINK_PROBABILITY = 0.4
+_SHRINK_PROBABILITY = 0.5
 _LARGEST_SHRINK = 2.0
 _REMEMBERED_BYTES = 256 << 20  # of decoded pictures that a process keeps
+_LIMITS = ReadLimits(max_pixels=150_000_000, max_bytes=1 << 30, max_side=65_535)
 _DRAWS = 32  # of files, before the next usable one in order is taken
 
 
@@ -136,7 +137,7 @@ class FolderImages:
         if not self.files:
             kinds = ", ".join(sorted(READABLE_EXTENSIONS))
             raise InvalidParamsError(f"training images: no image in {str(folder)!r} (looked for {kinds})")
-        self.limits = limits if limits is not None else ReadLimits()
+        self.limits = limits if limits is not None else _LIMITS
         self._unusable: dict[int, float] = {}  # file → the crop's side from which on it is of no use
         self._memory: OrderedDict[int, Pixels] = OrderedDict()
         self._remembered = 0

@@ -20,7 +20,7 @@ from varsr_engine.training.textures import TILE, bank, font, generator, power_la
 
 __all__ = ["SMALLEST_SIDE", "VERSION", "dead_leaves"]
 
-VERSION = 1  # of the pictures: change it with anything that changes them
+VERSION = 2  # of the pictures: change it with anything that changes them
 SMALLEST_SIDE = 16
 
 _SCALE = 2  # the canvas has that many pixels a pixel of the picture; outlines are drawn with twice as many again
@@ -70,18 +70,18 @@ class _Scene:
         self._backdrop()
         if rng.random() < 0.25:
             self._structure(large=True)
-        self._leaves(0.4 + 0.8 * self.busy, self.side * 0.06, self.side * 0.5)
+        self._leaves(0.5 + 1.0 * self.busy, self.side * 0.05, self.side * 0.5)
         if rng.random() < 0.3:  # the far part is out of focus
-            self._defocus(float(np.exp(rng.uniform(np.log(1.5), np.log(16)))))
+            self._defocus(_scale_free(rng, 1.5, 16))
         for _ in range(rng.integers(1, 4)):
             self._something()
-        self._leaves(0.12 + 0.9 * self.busy**1.5, self.side * 0.014, self.side * 0.3)
+        self._leaves(0.12 + 0.9 * self.busy**1.5, 14, self.side * 0.3)
         self._crumbs(0.05 + 0.8 * self.busy**1.5)
         for _ in range(rng.integers(1, 4)):
             self._something()
         if rng.random() < 0.2:
             self._cast_shadow()
-        self._leaves(0.1, self.side * 0.012, self.side * 0.3)
+        self._leaves(0.12, 12, self.side * 0.3)
         self._crumbs(0.2 * self.busy)
         if rng.random() < 0.5:
             self._something()
@@ -98,10 +98,13 @@ class _Scene:
     def _backdrop(self) -> None:
         """A sky, a plain wall or a textured ground; sometimes two of them with a horizon."""
         rng, side = self.rng, self.side
-        kind = rng.random()
-        fill = (
-            self._smooth(0.3) if kind < 0.45 else self._textured("noise") if kind < 0.85 else self._textured("carpet")
-        )
+        kind = rng.choice(4, p=(0.25, 0.2, 0.3, 0.25))
+        if kind == 0:
+            fill = self._smooth(0.3)
+        elif kind == 1:
+            fill = self._textured("noise", contrast=float(rng.uniform(0.03, 0.13)))
+        else:
+            fill = self._textured("noise" if kind == 2 else "carpet")
         self.canvas.paste(fill(side, side), (0, 0))
         if rng.random() < 0.4:
             x = np.linspace(-0.1, 1.1, 40) * side
@@ -113,6 +116,7 @@ class _Scene:
     def _leaves(self, coverage: float, smallest: float, largest: float) -> None:
         """Leaves of power-law sizes over `coverage` of the canvas, larger ones rather below smaller ones."""
         rng, side = self.rng, self.side
+        smallest = min(smallest, largest / 4)
         mean_area = 2.2 * np.log(largest / smallest) * 2 / (smallest**-2 - largest**-2)
         count = rng.poisson(coverage * side**2 / mean_area)
         radii = power_law(rng, smallest, largest, count)
@@ -132,33 +136,36 @@ class _Scene:
             )
 
     def _crumbs(self, coverage: float) -> None:
-        """The smallest leaves, one to a few pixels, each of one colour."""
+        """The smallest leaves, one to a few pixels, each of one colour, most of them near the colour they lie on."""
         rng, side = self.rng, self.side
-        smallest, largest = 2.0, max(side * 0.012, 4.0)
-        count = min(rng.poisson(coverage * 0.12 * side**2 / 16), side * 4)
-        radii = power_law(rng, smallest, largest, count)
-        radii = radii[np.argsort(-radii)]
+        count = min(int(rng.poisson(coverage * 0.01 * side**2)), side * 4)
+        centers = self._places(count, gathered=True)
+        count = len(centers)
+        radii = np.sort(power_law(rng, 2.0, 12.0, count))[::-1]
         corners = rng.integers(3, 9, count)
-        base, contrast = [self._color() for _ in range(8)], float(rng.uniform(0.1, 0.6))
+        angles = np.arange(8) * (2 * np.pi / corners[:, None])
+        x, y = np.cos(angles), rng.uniform(0.25, 1, (count, 1)) * np.sin(angles)
+        turns = rng.uniform(0, 2 * np.pi, (count, 1))
+        c, s = np.cos(turns), np.sin(turns)
+        outlines = 2 * (centers[:, None] + radii[:, None, None] * np.stack([c * x - s * y, s * x + c * y], 2))
+        base = np.array([self._color() for _ in range(6)])[rng.integers(0, 6, count)]
+        local = np.asarray(self.canvas)[tuple(np.clip(centers.T[::-1], 0, side - 1).astype(int))] / 255
+        foreign = rng.random((count, 1)) < rng.choice((0.05, 0.3, 0.8))
+        tones = np.exp(rng.uniform(0.1, 0.6) * rng.normal(size=(count, 1))) * np.exp(rng.normal(0, 0.04, (count, 3)))
+        inks = _bytes(np.where(foreign, base, local + 0.01) * tones).tolist()
         with self._fine((0, 0, side, side)) as (draw, _):
-            for radius, center, n in zip(radii, self._places(count), corners, strict=False):
-                turn, flat = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 1)
-                angles = np.arange(n) * (2 * np.pi / n)
-                x, y = np.cos(angles), flat * np.sin(angles)
-                c, s = np.cos(turn), np.sin(turn)
-                outline = 2 * (center + radius * np.stack([c * x - s * y, s * x + c * y], 1))
-                color = base[rng.integers(0, 8)] if rng.random() < 0.3 else self._near(center, contrast)
-                draw.polygon(outline.ravel().tolist(), fill=_ink(color * rng.uniform(0.75, 1.3)))
+            for outline, n, ink in zip(outlines, corners, inks, strict=True):
+                draw.polygon(outline[:n].ravel().tolist(), fill=tuple(ink))
 
     def _strokes(self) -> None:
         """A bundle of thin strokes around one direction: hair, grass, straw, needles, scratches."""
         rng, side = self.rng, self.side
-        length = side * float(np.exp(rng.uniform(np.log(0.03), np.log(0.4))))
+        length = side * _scale_free(rng, 0.03, 0.4)
         extent = side * rng.uniform(0.1, 0.6)
         center = rng.uniform(0, side, 2)
         count = int(np.clip(rng.uniform(0.5, 4) * extent**2 / (6 * length) / 3, 15, 900))
         angle, spread = rng.uniform(0, 2 * np.pi), rng.choice((0.05, 0.2, 0.6, 3.0))
-        curl, widest = rng.normal(0, 0.7), float(np.exp(rng.uniform(np.log(0.8), np.log(5))))
+        curl, widest = rng.normal(0, 0.7), _scale_free(rng, 0.8, 5)
         box = self._box(center - extent - length, center + extent + length)
         if box is None:
             return
@@ -184,7 +191,7 @@ class _Scene:
         kind = int(rng.integers(0, _FAMILIES))
         extent = side * rng.uniform(0.06, 0.35) * (0.6 + 0.4 * rng.random(2))
         center = rng.uniform(0, side, 2)
-        radius = float(np.exp(rng.uniform(np.log(4), np.log(side * 0.04))))
+        radius = _scale_free(rng, 4, side * 0.04)
         count = int(np.clip(rng.uniform(0.5, 2) * extent[0] * extent[1] / radius**2, 8, 500))
         base, fancy = self._color(), radius > 14 and rng.random() < 0.7
         places = center + extent * np.clip(rng.normal(0, 0.55, (count, 2)), -1.6, 1.6)
@@ -229,7 +236,7 @@ class _Scene:
     def _writing(self) -> None:
         """A sign, a page or lines of print right on the scene."""
         rng, side = self.rng, self.side
-        size = int(np.exp(rng.uniform(np.log(14), np.log(max(side * 0.12, 20)))))
+        size = int(_scale_free(rng, 14, side * 0.12))
         lines = int(rng.integers(1, 9)) if size < side * 0.05 else int(rng.integers(1, 3))
         text = "\n".join(words(rng, int(rng.integers(1, 6))) for _ in range(lines))
         letters = font(2 * size)
@@ -254,7 +261,7 @@ class _Scene:
     def _wires(self) -> None:
         """Long thin curves across the picture: wires, stems, ropes, bars, cracks."""
         rng, side = self.rng, self.side
-        color, width = self._color(), float(np.exp(rng.uniform(np.log(0.9), np.log(side * 0.012))))
+        color, width = self._color(), _scale_free(rng, 0.9, side * 0.012)
         start, turn = rng.uniform(0, side, 2), rng.uniform(0, 6.3)
         gap = side * rng.uniform(0.01, 0.12)
         sag = rng.normal(0, 0.12)
@@ -317,13 +324,19 @@ class _Scene:
 
     # How it is put on the canvas
 
-    def _places(self, count: int) -> Points:
-        """Random points, more of them where the density field is high."""
-        candidates = self.rng.random((4 * count + 8, 2))
-        x, y = (candidates * 32).astype(int).T
-        weight = 1 / (1 + np.exp(-7 * (self.density[y, x] + 2.2 * self.busy - 1)))
-        kept = candidates[self.rng.random(len(candidates)) < weight]
-        return (kept[:count] * 1.1 - 0.05) * self.side
+    def _places(self, count: int, gathered: bool = False) -> Points:
+        """At most `count` random points, where the density field is high; gathered: in dense swarms of any size."""
+        rng = self.rng
+        places = rng.random((4 * count + 8, 2))
+        x, y = (places * 32).astype(int).T
+        logit = 7 * (self.density[y, x] + 2.2 * self.busy - 1)
+        if gathered:
+            field = np.asarray(bank().noise[rng.integers(1, 5)])
+            zoom, start = rng.uniform(0.3, 1) * TILE, rng.integers(0, TILE, 2)
+            u, v = (places * zoom + start).astype(int).T
+            logit = np.minimum(logit, 0.25 * (field[v, u].astype(np.float64) - rng.uniform(110, 180)))
+        kept = places[rng.random(len(places)) * (1 + np.exp(-logit)) < 1][:count]
+        return (kept * 1.1 - 0.05) * self.side
 
     def _box(self, low: Points, high: Points) -> Box | None:
         """The pixels between two corners that lie on the canvas."""
@@ -406,7 +419,9 @@ class _Scene:
 
     def _any_fill(self, color: Color | None = None) -> Fill:
         rng = self.rng
-        if rng.random() > 0.25 + 0.7 * self.texture:
+        if rng.random() > 0.35 + 0.6 * self.texture:
+            if rng.random() < 0.5:  # plain at first sight
+                return self._textured("noise", color, contrast=float(rng.uniform(0.03, 0.13)))
             return self._smooth(float(rng.choice((0.0, 0.05, 0.25))), color)
         groups: tuple[_Group, ...] = ("noise", "carpet", "pattern", "print")
         return self._textured(groups[rng.choice(4, p=(0.56, 0.24, 0.16, 0.04))], color)
@@ -436,20 +451,22 @@ class _Scene:
 
         return fill
 
-    def _textured(self, group: _Group, color: Color | None = None, turn: float | None = None) -> Fill:
+    def _textured(
+        self, group: _Group, color: Color | None = None, *, turn: float | None = None, contrast: float | None = None
+    ) -> Fill:
         """A window of a texture of the bank, turned, stretched and seen at an angle, in shades of a colour."""
         rng = self.rng
         textures = getattr(bank(), group)
         texture = textures[rng.integers(0, len(textures))]
         base = self._color() if color is None else color
         low, high = (0.3, 1.3) if group in ("noise", "carpet") else (0.2, 0.9)
-        zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        zoom = _scale_free(rng, low, high)
         if turn is None:
             turn = 0.0 if group == "pattern" and rng.random() < 0.3 else rng.uniform(0, 6.3)
         stretch = np.exp(rng.normal(0, 0.2))
         perspective = rng.normal(0, 0.12, (4, 2)) if rng.random() < 0.4 else np.zeros((4, 2))
         start = rng.random(2)
-        table = self._shades(base, group)
+        table = self._shades(base, group, contrast)
 
         def fill(width: int, height: int) -> Image.Image:
             corners = np.array([(0, 0), (0, height), (width, height), (width, 0)]) - (width / 2, height / 2)
@@ -467,7 +484,7 @@ class _Scene:
 
         return fill
 
-    def _shades(self, base: Color, group: _Group) -> list[int]:
+    def _shades(self, base: Color, group: _Group, contrast: float | None) -> list[int]:
         """Gray level → colour: three tables of 256 entries."""
         rng = self.rng
         t = np.linspace(-1.8, 1.8, 256)[:, None]
@@ -475,11 +492,10 @@ class _Scene:
             other = self._color()
             colors = base + (other - base) * np.clip(0.5 + 0.5 * t / rng.uniform(0.6, 1.5), 0, 1)
             return _bytes(colors).T.ravel().tolist()
-        if rng.random() < 0.12:  # blots of two colours with sharp edges
-            t = np.tanh(t * rng.uniform(3, 12))
-        contrast = float(np.exp(rng.normal(np.log(0.22), 0.7)))
-        if group == "carpet":
-            contrast *= 1.5
+        if contrast is None:
+            if rng.random() < 0.12:  # blots of two colours with sharp edges
+                t = np.tanh(t * rng.uniform(3, 12))
+            contrast = float(np.exp(rng.normal(np.log(0.35 if group == "carpet" else 0.24), 0.7)))
         drift = rng.normal(0, 0.3, 3) * contrast * 0.4
         colors = base * np.exp(np.clip(contrast * t, -2.5, 0.9)) + drift * t
         return _bytes(colors).T.ravel().tolist()
@@ -570,7 +586,7 @@ def _develop(image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
     field = Image.fromarray(light.astype(np.float32)).resize(image.size, _BICUBIC)
     warmth, tint = rng.normal(0, 0.06), rng.normal(0, 0.02)
     gains = np.exp([warmth, tint, -warmth]).astype(np.float32)
-    pixels *= np.asarray(field)[..., None] * gains
+    pixels *= (np.asarray(field) * _patina(image.width, rng))[..., None] * gains
     low, high = np.percentile(pixels[::8, ::8], (0.5, 99.5))
     target_low, target_high = rng.uniform(0, 0.08), rng.uniform(0.75, 1.06)
     mix = rng.uniform(0.3, 1)  # how far the exposure is stretched to the full range
@@ -579,10 +595,28 @@ def _develop(image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
     pixels = np.clip(pixels * np.float32(gain) + np.float32(offset), 0, 1)
     mean = np.clip(float(pixels[::4, ::4].mean()), 0.05, 0.9)
     gamma = np.clip(np.log(rng.uniform(0.28, 0.6)) / np.log(mean), 0.55, 1.5)
-    curve = np.linspace(0, 1, 1025, dtype=np.float32) ** np.float32(gamma)
+    curve = np.linspace(0, 1, 4096) ** gamma
     bend = rng.uniform(-0.15, 0.35)
-    curve = 255 * (curve + bend * (curve * curve * (3 - 2 * curve) - curve))
-    return np.rint(np.interp(pixels, np.linspace(0, 1, 1025), curve)).astype(np.uint8)
+    curve = _bytes(curve + bend * (curve * curve * (3 - 2 * curve) - curve))
+    return curve[(pixels * 4095 + 0.5).astype(np.uint16)]
+
+
+def _patina(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Faint irregularities that every real surface has, stronger in some places: factors around 1."""
+    texture = bank().noise[rng.integers(0, 3)]
+    zoom = _scale_free(rng, 0.6, 1.6)
+    reach = min(side * zoom, TILE - 2.0)
+    left, top = rng.uniform(1, TILE, 2)
+    window = (left, top, left + reach, top + reach)
+    gray = np.asarray(texture.resize((side, side), _BICUBIC, window), dtype=np.float32)
+    places = np.exp(rng.normal(-3.5, 0.8, (5, 5))).astype(np.float32)
+    strength = np.asarray(Image.fromarray(places).resize((side, side), _BILINEAR))
+    return 1 + (gray - 127.5) / 55 * np.minimum(strength, 0.12)
+
+
+def _scale_free(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number from low to high (low, if that is higher), each octave as likely as any other."""
+    return float(low * np.exp(rng.uniform(0, np.log(max(high / low, 1)))))
 
 
 def _bytes(colors: NDArray[np.float64]) -> NDArray[np.uint8]:

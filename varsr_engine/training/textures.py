@@ -66,8 +66,7 @@ def _tiled(plane: Plane) -> Image.Image:
 def _grid() -> tuple[Plane, Plane]:
     """Rows and columns in [0, 1) of a tile."""
     axis = np.arange(TILE, dtype=np.float32) / TILE
-    y, x = np.meshgrid(axis, axis, indexing="ij")
-    return y, x
+    return np.repeat(axis[:, None], TILE, axis=1), np.repeat(axis[None], TILE, axis=0)
 
 
 def _noise(rng: np.random.Generator, alpha: float, stretch: float = 1.0) -> Plane:
@@ -269,7 +268,7 @@ def _page(rng: np.random.Generator, size: int) -> Plane:
     y = 2
     while y < TILE - size:
         if rng.random() < 0.9:
-            draw.text((rng.integers(0, size * 2), y), words(rng, 3 + 600 // size // 5), fill=20, font=font(size))
+            draw.text((int(rng.integers(0, size * 2)), y), words(rng, 3 + 600 // size // 5), fill=20, font=font(size))
         y += int(size * 1.25)
     return np.asarray(image, dtype=np.float32)
 
