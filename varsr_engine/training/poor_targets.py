@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from varsr_engine.training.blur_kernels import blur_kernel, filter_image
-from varsr_engine.training.degradation_params import ResizeMode
+from varsr_engine.training.degradation_params import BlurKind, ResizeMode
 from varsr_engine.training.picture_faults import (
     add_gaussian_noise,
     add_poisson_noise,
@@ -38,7 +38,7 @@ def poor_target(hr: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 def _blur(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     sigma_x, sigma_y = rng.uniform(1.2, 3.5, size=2)
-    kind = "iso" if rng.random() < 0.6 else "aniso"
+    kind: BlurKind = "iso" if rng.random() < 0.6 else "aniso"
     angle = float(rng.uniform(-math.pi, math.pi))
     return filter_image(image, blur_kernel(kind, 21, float(sigma_x), float(sigma_y), angle, 1.0))
 
