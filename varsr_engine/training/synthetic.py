@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from varsr_engine.training.textures import TILE, bank, font, generator, power_law, words
+from varsr_engine.training.textures import SPREAD, TILE, Group, font, generator, group_size, power_law, texture, words
 
 __all__ = ["SMALLEST_SIDE", "VERSION", "dead_leaves"]
 
-VERSION = 2  # of the pictures: change it with anything that changes them
+VERSION = 3  # of the pictures: change it with anything that changes them
 SMALLEST_SIDE = 16
 
 _SCALE = 2  # the canvas has that many pixels a pixel of the picture; outlines are drawn with twice as many again
@@ -29,13 +28,12 @@ Color = NDArray[np.float64]  # RGB in [0, 1]
 Points = NDArray[np.float64]  # (n, 2), x before y
 Box = tuple[int, int, int, int]
 Fill = Callable[[int, int], Image.Image]  # width, height → RGB
-_Group = Literal["noise", "carpet", "pattern", "print"]
 
 _BILINEAR = Image.Resampling.BILINEAR
 _BICUBIC = Image.Resampling.BICUBIC
 # What photographs were made small with; none blurs the edges.
 _REDUCTIONS = (Image.Resampling.BOX, Image.Resampling.HAMMING, _BICUBIC, Image.Resampling.LANCZOS)
-_HUES = (0.35, 0.55, 0.8, 1.2, 1.9, 3.7, 4.0)  # radians: skin, wood, earth, dry grass, leaves, water and sky
+_HUES = (0.6, 0.7, 0.85, 1.2, 1.9, 3.7, 4.1)  # radians: skin, wood, earth, dry grass, leaves, water and sky
 
 
 def dead_leaves(side: int, seed: int) -> NDArray[np.uint8]:
@@ -59,7 +57,7 @@ class _Scene:
         self.side = side * _SCALE
         self.palette = _palette(rng)
         self.busy = rng.beta(1.2, 1.8)  # how much of the picture is full of small things
-        self.texture = rng.beta(2.0, 1.3)  # how many of the leaves are textured
+        self.roughness = rng.beta(2.0, 1.3)  # how many of the leaves are textured
         self.light = rng.uniform(0, 2 * np.pi)
         field = Image.fromarray(rng.standard_normal((5, 5)).astype(np.float32)).resize((32, 32), _BICUBIC)
         self.density = np.asarray(field)  # where small things gather
@@ -331,7 +329,7 @@ class _Scene:
         x, y = (places * 32).astype(int).T
         logit = 7 * (self.density[y, x] + 2.2 * self.busy - 1)
         if gathered:
-            field = np.asarray(bank().noise[rng.integers(1, 5)])
+            field = np.asarray(texture("noise", int(rng.integers(1, 5))))
             zoom, start = rng.uniform(0.3, 1) * TILE, rng.integers(0, TILE, 2)
             u, v = (places * zoom + start).astype(int).T
             logit = np.minimum(logit, 0.25 * (field[v, u].astype(np.float64) - rng.uniform(110, 180)))
@@ -419,11 +417,11 @@ class _Scene:
 
     def _any_fill(self, color: Color | None = None) -> Fill:
         rng = self.rng
-        if rng.random() > 0.35 + 0.6 * self.texture:
+        if rng.random() > 0.35 + 0.6 * self.roughness:
             if rng.random() < 0.5:  # plain at first sight
                 return self._textured("noise", color, contrast=float(rng.uniform(0.03, 0.13)))
             return self._smooth(float(rng.choice((0.0, 0.05, 0.25))), color)
-        groups: tuple[_Group, ...] = ("noise", "carpet", "pattern", "print")
+        groups: tuple[Group, ...] = ("noise", "carpet", "pattern", "print")
         return self._textured(groups[rng.choice(4, p=(0.56, 0.24, 0.16, 0.04))], color)
 
     def _tinted(self, color: Color, contrast: float) -> Fill:
@@ -452,12 +450,11 @@ class _Scene:
         return fill
 
     def _textured(
-        self, group: _Group, color: Color | None = None, *, turn: float | None = None, contrast: float | None = None
+        self, group: Group, color: Color | None = None, *, turn: float | None = None, contrast: float | None = None
     ) -> Fill:
         """A window of a texture of the bank, turned, stretched and seen at an angle, in shades of a colour."""
         rng = self.rng
-        textures = getattr(bank(), group)
-        texture = textures[rng.integers(0, len(textures))]
+        source = texture(group, int(rng.integers(group_size(group))))
         base = self._color() if color is None else color
         low, high = (0.3, 1.3) if group in ("noise", "carpet") else (0.2, 0.9)
         zoom = _scale_free(rng, low, high)
@@ -479,12 +476,12 @@ class _Scene:
             free = 2 * TILE - 2 - (high - low)
             corners = corners - low + 1 + start * free
             quad = tuple(corners.ravel().tolist())
-            gray = texture.transform((width, height), Image.Transform.QUAD, quad, _BILINEAR)
+            gray = source.transform((width, height), Image.Transform.QUAD, quad, _BILINEAR)
             return Image.merge("RGB", (gray,) * 3).point(table)
 
         return fill
 
-    def _shades(self, base: Color, group: _Group, contrast: float | None) -> list[int]:
+    def _shades(self, base: Color, group: Group, contrast: float | None) -> list[int]:
         """Gray level → colour: three tables of 256 entries."""
         rng = self.rng
         t = np.linspace(-1.8, 1.8, 256)[:, None]
@@ -555,7 +552,7 @@ def _rotation(angle: float) -> Points:
 def _palette(rng: np.random.Generator) -> list[Color]:
     """A few related colours: one or two hues, their neighbours, grays, and at times a vivid one."""
     hues = [_HUES[rng.integers(0, len(_HUES))] + rng.normal(0, 0.2) for _ in range(rng.integers(1, 4))]
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         hues[0] = rng.uniform(0, 2 * np.pi)
     vividness = rng.beta(1.2, 4.5) * 0.4 + 0.012
     middle, spread = rng.uniform(0.25, 0.6), rng.uniform(0.12, 0.3)
@@ -603,15 +600,15 @@ def _develop(image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 def _patina(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Faint irregularities that every real surface has, stronger in some places: factors around 1."""
-    texture = bank().noise[rng.integers(0, 3)]
+    source = texture("noise", int(rng.integers(0, 3)))
     zoom = _scale_free(rng, 0.6, 1.6)
     reach = min(side * zoom, TILE - 2.0)
     left, top = rng.uniform(1, TILE, 2)
     window = (left, top, left + reach, top + reach)
-    gray = np.asarray(texture.resize((side, side), _BICUBIC, window), dtype=np.float32)
+    gray = np.asarray(source.resize((side, side), _BICUBIC, window), dtype=np.float32)
     places = np.exp(rng.normal(-3.5, 0.8, (5, 5))).astype(np.float32)
     strength = np.asarray(Image.fromarray(places).resize((side, side), _BILINEAR))
-    return 1 + (gray - 127.5) / 55 * np.minimum(strength, 0.12)
+    return 1 + (gray - 127.5) / SPREAD * np.minimum(strength, 0.12)
 
 
 def _scale_free(rng: np.random.Generator, low: float, high: float) -> float:

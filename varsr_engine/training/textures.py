@@ -1,4 +1,4 @@
-"""A bank of tileable gray textures that synthetic images are filled with: made once a process, the same on any machine.
+"""Tileable gray textures that synthetic images are filled with: each made once a process, the same on any machine.
 
 Noise with power-law spectra, cells, carpets of tiny leaves, fur, weaves, bricks, windows and print. Each is an 8-bit
 plane of TILE×TILE pixels, mean about 127, repeated 2×2 so that windows of it can start anywhere.
@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import functools
 import string
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 TILE = 512
+SPREAD = 55  # standard deviation of a texture's gray levels, before they are clipped
 
 Plane = NDArray[np.float32]
-
-
-class Bank(NamedTuple):
-    """Textures by what they look like; each a gray Pillow image of 2·TILE × 2·TILE."""
-
-    noise: tuple[Image.Image, ...]  # scale-free: clouds, plaster, rock, water, wood
-    carpet: tuple[Image.Image, ...]  # crowds of small things: gravel, foliage, fur, cells
-    pattern: tuple[Image.Image, ...]  # made by people: stripes, checks, weaves, bricks, windows
-    print: tuple[Image.Image, ...]  # lines of characters
+Group = Literal["noise", "carpet", "pattern", "print"]
 
 
 def generator(*key: int) -> np.random.Generator:
@@ -35,32 +30,22 @@ def generator(*key: int) -> np.random.Generator:
 
 @functools.cache
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Pillow's own font, where it was built with FreeType at that size."""
+    """Pillow's own font."""
     return ImageFont.load_default(size)
 
 
 @functools.cache
-def bank() -> Bank:
-    """All textures (about a second the first time)."""
-    rng = generator(0x7E87)
-    noise = [_noise(rng, alpha) for alpha in (0.7, 1.0, 1.0, 1.3, 1.7, 2.2)]
-    noise += [_noise(rng, alpha, stretch) for alpha, stretch in ((1.0, 6.0), (1.2, 14.0), (1.6, 4.0))]
-    noise += [_ridges(rng, 1.4), _ridges(rng, 1.9), _wood(rng), _ripples(rng)]
-    carpet = [_leaves(rng, 2.0, 14.0, 0.9), _leaves(rng, 2.5, 30.0, 0.35), _leaves(rng, 1.6, 6.0, 0.5)]
-    carpet += [_fur(rng, 34.0, 0.12), _fur(rng, 60.0, 0.35), _fur(rng, 18.0, 0.8)]
-    carpet += [_cells(rng, n, edges) for n, edges in ((64, False), (40, True), (24, False), (96, True))]
-    pattern = [_stripes(rng, n, duty) for n, duty in ((64, 0.5), (40, 0.25), (24, 0.7), (85, 0.5))]
-    pattern += [_checks(rng, 32), _weave(64), _weave(42), _dots(40, 0.3), _dots(26, 0.4), _plaid(rng)]
-    pattern += [_bricks(rng, 32, 8), _bricks(rng, 16, 8), _bricks(rng, 64, 32)]
-    pattern += [_windows(rng, 16, 12), _windows(rng, 10, 16), _herringbone(48)]
-    prints = [_page(rng, size) for size in (13, 18, 26, 44)]
-    return Bank(*(tuple(_tiled(p) for p in group) for group in (noise, carpet, pattern, prints)))
-
-
-def _tiled(plane: Plane) -> Image.Image:
+def texture(group: Group, number: int) -> Image.Image:
+    """Texture `number` (below `group_size(group)`) of a group: a gray image of 2·TILE × 2·TILE."""
+    plane = _RECIPES[group][number](generator(0x7E87, list(_RECIPES).index(group), number))
     plane = plane - plane.mean()
-    samples = np.clip(127.5 + plane * (55 / max(float(plane.std()), 1e-6)), 0, 255).astype(np.uint8)
+    samples = np.clip(127.5 + plane * (SPREAD / float(plane.std())), 0, 255).astype(np.uint8)
     return Image.fromarray(np.tile(samples, (2, 2)))
+
+
+def group_size(group: Group) -> int:
+    """How many textures a group has."""
+    return len(_RECIPES[group])
 
 
 def _grid() -> tuple[Plane, Plane]:
@@ -97,57 +82,55 @@ def _ripples(rng: np.random.Generator) -> Plane:
     return (waves + 0.7 * _noise(rng, 1.2, 0.3)).astype(np.float32)
 
 
-def _wrapped(draw: ImageDraw.ImageDraw, outline: NDArray[np.float64], tone: int, side: int) -> None:
-    """A polygon on a torus of `side` pixels."""
-    low, high = outline.min(0), outline.max(0)
-    for dx in (0, side) if low[0] < 0 else (0, -side) if high[0] > side else (0,):
-        for dy in (0, side) if low[1] < 0 else (0, -side) if high[1] > side else (0,):
-            draw.polygon((outline + np.array((dx, dy))).ravel().tolist(), fill=tone)
+def _draw(outlines: NDArray[np.float64], tones: NDArray[np.float64], background: int) -> Plane:
+    """Polygons (n, corners, 2) on a torus, each over those before it; drawn with twice the tile's resolution."""
+    side = 2 * TILE
+    image = Image.new("L", (side, side), background)
+    draw = ImageDraw.Draw(image)
+    inks = np.clip(tones, 0, 255).astype(int).tolist()
+    low, high = outlines.min(1), outlines.max(1)
+    # An outline that crosses an edge is drawn again on the opposite side.
+    shifts = np.where(low < 0, side, np.where(high > side, -side, 0))
+    for outline, (dx, dy), ink in zip(outlines, shifts.tolist(), inks, strict=True):
+        for x in {0, dx}:
+            for y in {0, dy}:
+                draw.polygon((outline + np.array((x, y)) if x or y else outline).ravel().tolist(), fill=ink)
+    return np.asarray(image.reduce(2), dtype=np.float32)
 
 
 def _leaves(rng: np.random.Generator, smallest: float, largest: float, roundness: float) -> Plane:
     """Dead leaves of radius `smallest` to `largest` pixels: ellipses with axis ratios from `roundness` to 1."""
-    side = 2 * TILE
-    image = Image.new("L", (side, side), 128)
-    draw = ImageDraw.Draw(image)
+    area = 4.0 * np.log(largest / smallest) / (smallest**-2 - largest**-2)  # mean, about
+    n = int(2.0 * TILE**2 / area)
+    radii = 2 * power_law(rng, smallest, largest, n)
+    radii = radii[np.argsort(-np.log(radii) + rng.normal(0, 0.7, n))]
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    circle = np.stack([np.cos(angles), np.sin(angles)], 1)
-    count = int(TILE**2 / (3 * smallest**1.6))
-    radii = 2 * power_law(rng, smallest, largest, count)
-    radii = radii[np.argsort(-np.log(radii) + rng.normal(0, 0.7, count))]
-    for radius in radii:
-        turn = rng.uniform(0, np.pi)
-        c, s = np.cos(turn), np.sin(turn)
-        points = circle * (radius, radius * rng.uniform(roundness, 1) * 0.9) @ np.array([[c, s], [-s, c]])
-        tone = int(np.clip(rng.normal(128, 45), 0, 255))
-        center = rng.uniform(0, side, 2)
-        if radius > 8:  # a lit rim
-            _wrapped(draw, points + center, max(tone - 40, 0), side)
-            points = points * 0.85 - radius * 0.06
-        _wrapped(draw, points + center, tone, side)
-    return np.asarray(image.reduce(2), dtype=np.float32)
+    x, y = np.cos(angles), rng.uniform(roundness, 1, (n, 1)) * np.sin(angles)
+    turns = rng.uniform(0, np.pi, (n, 1))
+    c, s = np.cos(turns), np.sin(turns)
+    outlines = radii[:, None, None] * np.stack([c * x - s * y, s * x + c * y], 2)
+    centers = rng.uniform(0, 2 * TILE, (n, 1, 2))
+    tones = rng.normal(128, 45, n)
+    lit = outlines * 0.85 - radii[:, None, None] * 0.06  # leaves a dark rim, wider on one side
+    both = np.stack([outlines + centers, lit + centers], 1)
+    shades = np.stack([np.where(radii > 8, tones - 40, tones), tones], 1)
+    return _draw(both.reshape(2 * n, 12, 2), shades.ravel(), 128)
 
 
 def _fur(rng: np.random.Generator, length: float, spread: float) -> Plane:
     """Tapered strokes of `length` pixels around one direction, `spread` radians apart, bending with a slow field."""
-    side = 2 * TILE
-    image = Image.new("L", (side, side), 100)
-    draw = ImageDraw.Draw(image)
-    bend = _noise(rng, 2.4)
-    for _ in range(int(2.2 * TILE**2 / (2.5 * length))):
-        start = rng.uniform(0, side, 2)
-        i, j = (start / 2).astype(int) % TILE
-        angle = np.pi / 2 + rng.normal(0, spread) + 0.35 * float(bend[j, i])
-        size = 2 * length * rng.uniform(0.4, 1.2)
-        curl = rng.normal(0, 0.25)
-        t = np.linspace(0, 1, 4)[:, None]
-        heading = angle + curl * t
-        path = start + size * t * np.concatenate([np.cos(heading), np.sin(heading)], 1)
-        normal = np.concatenate([-np.sin(heading), np.cos(heading)], 1)
-        width = rng.uniform(0.8, 3.0) * (1 - 0.9 * t)
-        outline = np.concatenate([path + width * normal, (path - width * normal)[::-1]])
-        _wrapped(draw, outline, int(np.clip(rng.normal(128, 55), 0, 255)), side)
-    return np.asarray(image.reduce(2), dtype=np.float32)
+    n = int(0.9 * TILE**2 / length)
+    starts = rng.uniform(0, 2 * TILE, (n, 1, 2))
+    i, j = (starts[:, 0].T / 2).astype(int) % TILE
+    headings = np.pi / 2 + rng.normal(0, spread, n) + 0.35 * _noise(rng, 2.4)[j, i]
+    t = np.linspace(0, 1, 4)
+    angles = headings[:, None] + rng.normal(0, 0.25, (n, 1)) * t
+    along = np.stack([np.cos(angles), np.sin(angles)], 2)
+    across = along[..., ::-1] * np.array((-1, 1))
+    path = starts + (2 * length * rng.uniform(0.4, 1.2, (n, 1)) * t)[..., None] * along
+    width = (rng.uniform(0.8, 3.0, (n, 1)) * (1 - 0.9 * t))[..., None] * across
+    outlines = np.concatenate([path + width, (path - width)[:, ::-1]], 1)
+    return _draw(outlines, rng.normal(128, 55, n), 100)
 
 
 def _cells(rng: np.random.Generator, count: int, edges: bool) -> Plane:
@@ -192,14 +175,14 @@ def _checks(rng: np.random.Generator, count: int) -> Plane:
     return ((i + j) % 2 + tones[i, j]).astype(np.float32)
 
 
-def _weave(count: int) -> Plane:
+def _weave(_: np.random.Generator, count: int) -> Plane:
     y, x = (v * count for v in _grid())
     over = (np.floor(y) + np.floor(x)) % 2
     warp, weft = np.sin(np.pi * (x % 1)), np.sin(np.pi * (y % 1))
     return np.where(over == 0, warp * (0.6 + 0.4 * weft), 0.75 * weft * (0.6 + 0.4 * warp)).astype(np.float32)
 
 
-def _dots(count: int, radius: float) -> Plane:
+def _dots(_: np.random.Generator, count: int, radius: float) -> Plane:
     y, x = (v * count for v in _grid())
     shift = 0.5 * (np.floor(y) % 2)
     distance = np.hypot(y % 1 - 0.5, (x + shift) % 1 - 0.5)
@@ -244,7 +227,7 @@ def _windows(rng: np.random.Generator, rows: int, columns: int) -> Plane:
     return (wall * (1 - pane) + glass * pane + 0.35 * frame).astype(np.float32)
 
 
-def _herringbone(count: int) -> Plane:
+def _herringbone(_: np.random.Generator, count: int) -> Plane:
     y, x = (v * count for v in _grid())
     slope = np.where(np.floor(x / 2) % 2 == 0, x, -x)
     return _ramp((np.abs((y + slope) % 1 - 0.5) - 0.25).astype(np.float32), TILE / count)
@@ -277,3 +260,38 @@ def power_law(rng: np.random.Generator, low: float, high: float, count: int) -> 
     """`count` sizes in [low, high] with density ∝ r^-3: the same area in every octave, whatever the zoom."""
     u = rng.random(count)
     return (low**-2 - u * (low**-2 - high**-2)) ** -0.5
+
+
+# New ones go to the end of a group: a texture's numbers come from its place.
+_RECIPES: dict[Group, tuple[Callable[[np.random.Generator], Plane], ...]] = {
+    # Scale-free: plaster, clouds, rock, water, wood.
+    "noise": (
+        *(partial(_noise, alpha=alpha) for alpha in (0.7, 1.0, 1.0, 1.3, 1.7, 2.2)),
+        *(partial(_noise, alpha=alpha, stretch=k) for alpha, k in ((1.0, 6.0), (1.2, 14.0), (1.6, 4.0))),
+        *(partial(_ridges, alpha=alpha) for alpha in (1.4, 1.9)),
+        _wood,
+        _ripples,
+    ),
+    # Crowds of small things: gravel, foliage, fur, scales.
+    "carpet": (
+        *(
+            partial(_leaves, smallest=low, largest=high, roundness=roundness)
+            for low, high, roundness in ((2.0, 14.0, 0.9), (2.5, 30.0, 0.35), (1.6, 6.0, 0.5))
+        ),
+        *(partial(_fur, length=length, spread=spread) for length, spread in ((34.0, 0.12), (60.0, 0.35), (18.0, 0.8))),
+        *(partial(_cells, count=n, edges=edges) for n, edges in ((64, False), (40, True), (24, False), (96, True))),
+    ),
+    # Made by people: cloth, fences, walls, facades.
+    "pattern": (
+        *(partial(_stripes, count=n, duty=duty) for n, duty in ((64, 0.5), (40, 0.25), (24, 0.7), (85, 0.5))),
+        partial(_checks, count=32),
+        *(partial(_weave, count=n) for n in (64, 42)),
+        *(partial(_dots, count=n, radius=radius) for n, radius in ((40, 0.3), (26, 0.4))),
+        _plaid,
+        *(partial(_bricks, rows=rows, columns=columns) for rows, columns in ((32, 8), (16, 8), (64, 32))),
+        *(partial(_windows, rows=rows, columns=columns) for rows, columns in ((16, 12), (10, 16))),
+        partial(_herringbone, count=48),
+    ),
+    # Lines of characters.
+    "print": tuple(partial(_page, size=size) for size in (13, 18, 26, 44)),
+}
