@@ -182,6 +182,22 @@ def test_unusable_files_are_left_out_with_one_warning_each(tmp_path: Path) -> No
         assert all(np.array_equal(only_known.crop(index, 16, 0), crops[index]) for index in reversed(range(20)))
 
 
+def test_a_folders_cache_changes_nothing_but_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "in" / "a.png", 40, 30, 1)
+    save(tmp_path / "in" / "b.png", 30, 50, 2)
+    plain, cached = FolderImages(tmp_path / "in"), FolderImages(tmp_path / "in", tmp_path / "cache")
+    crops = [plain.crop(index, 16, 0) for index in range(8)]
+    assert all(np.array_equal(cached.crop(index, 16, 0), crops[index]) for index in range(8))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderImages, "_decode", None)  # not called any more
+        again = FolderImages(tmp_path / "in", tmp_path / "cache")
+        assert all(np.array_equal(again.crop(index, 16, 0), crops[index]) for index in range(8))
+    save(tmp_path / "in" / "b.png", 31, 50, 3)
+    replaced = FolderImages(tmp_path / "in", tmp_path / "cache")
+    assert any(not np.array_equal(replaced.crop(index, 16, 0), crops[index]) for index in range(8))
+
+
 def test_folders_without_usable_images_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InvalidParamsError, match="is not a folder"):
         FolderImages(tmp_path / "absent")

@@ -6,6 +6,7 @@ it would have seen.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import warnings
@@ -74,13 +75,8 @@ class SyntheticImages:
         self.pool_size = pool_size
         self.side = side
         self.seed = seed
-        self.cache = None if cache is None else Path(cache)
+        self.cache = None if cache is None else _created(Path(cache))
         self._made: dict[int, Pixels] = {}
-        if self.cache is not None:
-            try:
-                self.cache.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise output_error(self.cache, error) from error
 
     def path(self, number: int) -> Path | None:
         """The file that holds image `number`, or will; None without a cache."""
@@ -94,7 +90,7 @@ class SyntheticImages:
             raise IndexError(f"synthetic images: number must be in [0, {self.pool_size}), got {number}")
         path = self.path(number)
         if path is not None:
-            return self._cached(number, path)
+            return _kept(path, lambda: self._make(number), (self.side, self.side, 3))
         if number not in self._made:
             self._made[number] = self._make(number)
         return self._made[number]
@@ -109,27 +105,21 @@ class SyntheticImages:
     def _make(self, number: int) -> Pixels:
         return synthetic.dead_leaves(self.side, self.seed * 1_000_003 + number)
 
-    def _cached(self, number: int, path: Path) -> Pixels:
-        try:
-            stored = np.load(path, mmap_mode="r")
-            if stored.shape == (self.side, self.side, 3) and stored.dtype == np.uint8:
-                return cast(Pixels, stored)
-        except (OSError, ValueError, EOFError):
-            pass  # absent or damaged: made anew
-        picture = self._make(number)
-        with atomic_writer(path) as file:  # processes that make it at the same time write the same bytes
-            np.save(file, picture)
-        return picture
-
 
 class FolderImages:
     """The images of a folder and its subfolders, in order of their names; transparency is dropped.
 
-    What cannot be read, or is smaller than the crop, is left out with a warning. Raises InvalidParamsError if the
-    folder is absent or holds no image, and at a crop if none is usable.
+    cache: a folder that keeps decoded images as .npy files, so that a large one is decoded once and not for every crop;
+    it takes 3 bytes a pixel. What cannot be read, or is smaller than the crop, is left out with a warning. Raises
+    InvalidParamsError if the folder is absent or holds no image, and at a crop if none is usable.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], limits: ReadLimits | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        cache: str | os.PathLike[str] | None = None,
+        limits: ReadLimits | None = None,
+    ) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise InvalidParamsError(f"training images: {str(folder)!r} is not a folder")
@@ -137,6 +127,7 @@ class FolderImages:
         if not self.files:
             kinds = ", ".join(sorted(READABLE_EXTENSIONS))
             raise InvalidParamsError(f"training images: no image in {str(folder)!r} (looked for {kinds})")
+        self.cache = None if cache is None else _created(Path(cache))
         self.limits = limits if limits is not None else _LIMITS
         self._unusable: dict[int, float] = {}  # file → the crop's side from which on it is of no use
         self._memory: OrderedDict[int, Pixels] = OrderedDict()
@@ -176,15 +167,52 @@ class FolderImages:
         warnings.warn(f"training images: left out: {reason}", stacklevel=4)
 
     def _read(self, number: int) -> Pixels:
+        if self.cache is not None:
+            return _kept(self.cache / f"{_identity(self.files[number])}.npy", lambda: self._decode(number))
         picture = self._memory.get(number)
         if picture is None:
-            picture = to_uint8(read_picture(self.files[number], self.limits).rgb)
-            self._memory[number] = picture
+            picture = self._memory[number] = self._decode(number)
             self._remembered += picture.nbytes
             while self._remembered > _REMEMBERED_BYTES and len(self._memory) > 1:
                 self._remembered -= self._memory.popitem(last=False)[1].nbytes
         self._memory.move_to_end(number)
         return picture
+
+    def _decode(self, number: int) -> Pixels:
+        return to_uint8(read_picture(self.files[number], self.limits).rgb)
+
+
+def _created(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    return folder
+
+
+def _kept(path: Path, make: Callable[[], Pixels], shape: tuple[int, ...] | None = None) -> Pixels:
+    """The picture in `path`, as a read-only view of the file; made and written if it is absent or damaged."""
+    try:
+        stored = np.load(path, mmap_mode="r")
+        fits = stored.shape == shape if shape is not None else stored.ndim == 3 and stored.shape[2] == 3
+        if fits and stored.dtype == np.uint8:
+            return cast(Pixels, stored)
+    except (OSError, ValueError, EOFError):
+        pass
+    picture = make()
+    with atomic_writer(path) as file:  # processes that make it at the same time write the same bytes
+        np.save(file, picture)
+    return picture
+
+
+def _identity(file: Path) -> str:
+    """Changes when the file is replaced; what does not exist has one too, and fails when it is read."""
+    try:
+        info = os.stat(file)
+        state = f"{info.st_size} {info.st_mtime_ns}"
+    except OSError:
+        state = ""
+    return hashlib.sha256(f"{file.resolve()} {state}".encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
