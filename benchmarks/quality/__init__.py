@@ -1,0 +1,1 @@
+"""Image quality on held-out photographs: metrics, photographs, evaluation and reports of `eval_quality.py`."""
