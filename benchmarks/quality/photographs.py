@@ -25,7 +25,6 @@ BUNDLED = {
     "china": ("sklearn", "datasets/images/china.jpg"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
 }
-FIRST_FOUR = tuple(BUNDLED)[:4]  # those that the project's older figures are means of
 
 
 @dataclass(frozen=True, slots=True)
