@@ -37,7 +37,7 @@ presets = pytest.mark.parametrize("config", [VARSR, C2I, TINY], ids=["varsr", "c
 
 
 def test_published_super_resolution_model() -> None:
-    assert ModelConfig() == VARSR
+    assert dataclasses.replace(ModelConfig(), guidance_scale_tiled=7.0) == VARSR
     assert VARSR.patch_nums == VARSR_SCALES == (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
     assert (VARSR.depth, VARSR.embed_dim, VARSR.num_heads, VARSR.head_dim) == (24, 1536, 24, 64)
     assert (VARSR.vocab_size, VARSR.latent_channels, VARSR.num_scales, VARSR.latent_side) == (4096, 32, 10, 32)
@@ -46,7 +46,8 @@ def test_published_super_resolution_model() -> None:
     assert VARSR.step_lengths == (1025, 4, 9, 16, 36, 81, 169, 324, 576, 1024)
     assert sum(VARSR.step_lengths) == 3264
     assert (VARSR.num_classes, VARSR.class_rows, VARSR.uncond_label) == (2, 2, 1)
-    assert (VARSR.guidance_scale, VARSR.top_k, VARSR.top_p) == (6.0, 1, 0.75)
+    assert (VARSR.guidance_scale, VARSR.guidance_scale_tiled, VARSR.top_k, VARSR.top_p) == (6.0, 7.0, 1, 0.75)
+    assert VARSR.refiner_temperature == 1.0
     assert (VARSR.refiner_width, VARSR.refiner_depth, VARSR.refiner_steps, VARSR.refiner_train_steps) == (
         1024,
         6,
@@ -114,7 +115,7 @@ def test_from_shapes_with_known_values() -> None:
 
 
 def test_is_a_hashable_immutable_value() -> None:
-    assert hash(ModelConfig()) == hash(VARSR) and VARSR != C2I
+    assert hash(ModelConfig.varsr_d24()) == hash(VARSR) and VARSR != C2I
     assert ModelConfig(patch_nums=[1, 2, 3]).patch_nums == (1, 2, 3)
     with pytest.raises(dataclasses.FrozenInstanceError):
         VARSR.depth = 2
@@ -134,6 +135,8 @@ def test_is_a_hashable_immutable_value() -> None:
         ({"top_p": 0.0}, "top_p must be in (0, 1], got 0.0"),
         ({"top_p": 1.5}, "top_p must be in (0, 1], got 1.5"),
         ({"top_p": math.nan}, "top_p must be in (0, 1], got nan"),
+        ({"guidance_scale_tiled": -1.0}, "guidance_scale_tiled must be a number >= 0 or None, got -1.0"),
+        ({"refiner_temperature": None}, "refiner_temperature must be a number >= 0, got None"),
         ({"num_heads": 7}, "num_heads must be a divisor of embed_dim = 1536, got 7"),
         (
             {"embed_dim": 12, "num_heads": 2},

@@ -30,7 +30,8 @@ def _is_number(value: object) -> bool:
 class ModelConfig:
     """Shape of a VARSR network (transformer, refiner, autoencoder) and the constants it was trained with.
 
-    The defaults are those of the published super-resolution model; see `varsr_d24` and `c2i_d24`.
+    The defaults are those of the published super-resolution model (but for the guidance of tiled images); see
+    `varsr_d24` and `c2i_d24`.
     Source: "Visual Autoregressive Modeling for Image Super-Resolution", section 4 and appendix.
     """
 
@@ -60,6 +61,8 @@ class ModelConfig:
     max_log_scale: float = math.log(100.0)  # clamp of the learned attention scale
     norm_eps: float = 1e-6
     guidance_scale: float = 6.0  # generation defaults, overridable a request
+    guidance_scale_tiled: float | None = None  # of images of more than one tile; None: the same
+    refiner_temperature: float = 1.0  # factor on the refiner's noise, its start included; 0 is deterministic
     top_k: int = 1
     top_p: float = 0.75
 
@@ -76,7 +79,12 @@ class ModelConfig:
             self._check(all(_is_positive_integer(n) for n in sides), name, "positive integers")
         for name in ("rope_base", "max_log_scale", "norm_eps", "refiner_residual_scale"):
             self._check(_is_number(getattr(self, name)) and getattr(self, name) > 0, name, "a number > 0")
-        self._check(_is_number(self.guidance_scale) and self.guidance_scale >= 0, "guidance_scale", "a number >= 0")
+        for name in ("guidance_scale", "refiner_temperature"):
+            self._check(_is_number(getattr(self, name)) and getattr(self, name) >= 0, name, "a number >= 0")
+        tiled = self.guidance_scale_tiled
+        self._check(
+            tiled is None or (_is_number(tiled) and tiled >= 0), "guidance_scale_tiled", "a number >= 0 or None"
+        )
         self._check(_is_number(self.phi_ratio) and 0 <= self.phi_ratio <= 1, "phi_ratio", "in [0, 1]")
         self._check(
             _is_positive_integer(self.top_k) or (type(self.top_k) is int and self.top_k == 0),
@@ -120,7 +128,7 @@ class ModelConfig:
     @classmethod
     def varsr_d24(cls) -> ModelConfig:
         """The published super-resolution model: 24 layers, 1.1 B parameters, 512x512 tiles."""
-        return cls()
+        return cls(guidance_scale_tiled=7.0)
 
     @classmethod
     def c2i_d24(cls) -> ModelConfig:
@@ -275,6 +283,8 @@ class ModelConfig:
             side = math.isqrt(first_length - 1) if has_prefix else scales[-1]
             if len(scales) == num_scales and scales[-1] == side:
                 found["patch_nums"] = scales
+                if has_prefix:
+                    found["guidance_scale_tiled"] = 7.0  # the published model's
         if "patch_nums" not in found and "patch_nums" not in known:
             raise CheckpointMismatchError(
                 f"checkpoint: {num_scales} scales and {first_length} first tokens match no published model: "

@@ -70,7 +70,7 @@ def test_several_images_an_input_equal_their_own_requests(load_engine: Load, top
 def test_the_noise_of_a_seed_is_fixed_for_ever(load_engine: Load) -> None:
     """A change of these numbers changes every user's pictures: it needs a major version."""
     _, engine = load_engine("tiny")
-    noise = engine._pipeline._refiner_loop.draw(torch.tensor([42]), 3)
+    noise = engine._pipeline._refiner_loop.draw(torch.tensor([42]), torch.zeros(1, 2, dtype=torch.int64), 3)
     assert noise.shape == (1, 64, 32)
     expected = torch.tensor(EXPECTED_NOISE)
     assert torch.allclose(noise[0, 9, :4], expected, rtol=0, atol=2e-6), noise[0, 9, :4].tolist()

@@ -93,19 +93,19 @@ def run_bench(model: str, config: EngineConfig, repeat: int, as_json: bool) -> N
         raise InvalidParamsError("bench times upscaling; this model is the class-to-image prior")
     if model == DEMO_MODEL:
         say(f"warning: {DEMO_NOTICE}; it is far smaller than the published model")
-    seconds = measure(engine, config.batch_size, repeat)
+    seconds = measure(engine, config.images_per_pass, repeat)
     report = {
         "model": engine.model_id,
         "device": device_name(engine.device),
         "dtype": str(engine.dtype).removeprefix("torch."),
-        "batch_size": config.batch_size,
+        "batch_size": config.images_per_pass,
         "repeat": repeat,
         "image_side": engine.model_config.image_side,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "version": varsr_engine.__version__,
         "seconds": seconds,
-        "images_per_second": config.batch_size / seconds["total"]["median"],
+        "images_per_second": config.images_per_pass / seconds["total"]["median"],
         "peak_bytes": peak_bytes(engine.device),  # before the large product below
     }
     report["gemm_flops"] = gemm_ceiling(engine.device, engine.dtype)

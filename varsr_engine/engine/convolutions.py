@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from varsr_engine.engine.weights import Reader
 from varsr_engine.kernels.conv3x3 import conv3x3, prepare_conv3x3
 from varsr_engine.kernels.groupnorm_silu import groupnorm_silu
 from varsr_engine.kernels.upsample_conv import phase_weights, upsample_conv
-from varsr_engine.model.autoencoder import Decoder, Norm, ResnetBlock, Upsample
+from varsr_engine.model.autoencoder import AttentionBlock, Decoder, Norm, ResnetBlock, Upsample
 from varsr_engine.model.condition_encoder import ConditionEncoder
 
 KEEP_BELOW_BYTES = 16 * 1024 * 1024
+ATTENTION_BYTES = 8 * 1024 * 1024  # of scores at a time; one tile of the published model takes half of it
 
 
 class Buffers:
@@ -93,12 +95,31 @@ class PhaseUpsample(nn.Module):
         return upsample_conv(x, self.phases, self.weights.bias, weights=self.weights)
 
 
+class ChunkedAttention(nn.Module):
+    """`AttentionBlock` some queries at a time: scores of a whole picture's latent grow with its pixels squared."""
+
+    def __init__(self, block: AttentionBlock) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.proj_out = block.norm, block.qkv, block.proj_out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, C, H, W = x.shape
+        tokens = self.norm(x, silu=False).flatten(2).mT
+        q, k, v = F.linear(tokens, self.qkv.weight[:, :, 0, 0], self.qkv.bias).chunk(3, dim=-1)
+        rows = max(1, ATTENTION_BYTES // (B * H * W * x.element_size()))
+        attended = torch.cat([(part @ k.mT * C**-0.5).softmax(dim=-1) @ v for part in q.split(rows, dim=1)], dim=1)
+        attended = F.linear(attended, self.proj_out.weight[:, :, 0, 0], self.proj_out.bias)
+        return x + attended.mT.unflatten(2, (H, W))
+
+
 def fuse(module: nn.Module, maps: Buffers) -> nn.Module:
     """The module with every layer that a fused op computes replaced by it, in place."""
     if isinstance(module, ResnetBlock):
         return FusedResnetBlock(module, maps)
     if isinstance(module, Upsample):
         return PhaseUpsample(module)
+    if isinstance(module, AttentionBlock):
+        return ChunkedAttention(module)
     if isinstance(module, nn.Conv2d) and (module.kernel_size, module.stride) == ((3, 3), (1, 1)):
         return FusedConv(module)
     for name, child in module.named_children():

@@ -26,10 +26,20 @@ RELEASE_ABOVE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
+class Sample:
+    """What a batch became before the decoder."""
+
+    latent: torch.Tensor  # (N, Z, p, p) float32
+    tokens: torch.Tensor  # (N, p^2) int64, of the last scale
+    seconds: dict[str, float]  # by stage
+    trace: Trace | None = None
+
+
+@dataclass(slots=True)
 class Generation:
     """What a batch became. The trace holds every stage, if it was asked for."""
 
-    images: torch.Tensor  # (N, 3, 16p, 16p) float32 in [0, 1]
+    images: torch.Tensor  # (N, 3, S, S) float32 in [0, 1]
     latent: torch.Tensor  # (N, Z, p, p) float32
     tokens: torch.Tensor  # (N, p^2) int64, of the last scale
     seeds: list[int]
@@ -81,7 +91,6 @@ class Pipeline:
         self._refiner: Part[RefinerWeights] = part_of(load_refiner, "transformer.diffloss.")
         self._decoder: Part[Convolutional] = part_of(load_decoder, "vae.decoder.", "vae.post_quant_conv.")
 
-    @torch.inference_mode()
     def generate(
         self,
         lr: torch.Tensor | None,
@@ -94,10 +103,36 @@ class Pipeline:
         trace: bool = False,
         on_stage: OnStage | None = None,
     ) -> Generation:
-        """Images for lr (B, 3, 16p, 16p) in [-1, 1] (None for the class-to-image prior).
+        """Images for lr (B, 3, S, S) in [-1, 1] (None for the class-to-image prior): `sample`, then `decode`.
 
-        seeds (B * n,): n images an input, which share the tokens where all are greedy. noise (steps + 1, B * n, p^2, Z)
-        replaces the refiner's own. Raises NumericalError if a pixel is not finite.
+        Raises NumericalError if a pixel is not finite.
+        """
+        sample = self.sample(
+            lr, request, seeds=seeds, steps=steps, refine=refine, noise=noise, trace=trace, on_stage=on_stage
+        )
+        clock = StageClock(on_stage, self.device)
+        images = self.decode(sample.latent)
+        clock("decoder")
+        seconds = sample.seconds | clock.seconds
+        return Generation(images, sample.latent, sample.tokens, seeds.tolist(), seconds, sample.trace)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        lr: torch.Tensor | None,
+        request: BatchRequest,
+        *,
+        seeds: torch.Tensor,
+        steps: int | None = None,
+        refine: bool = True,
+        noise: torch.Tensor | None = None,
+        trace: bool = False,
+        on_stage: OnStage | None = None,
+    ) -> Sample:
+        """Latents for lr (B, 3, S, S) in [-1, 1], S the side of a tile (None for the class-to-image prior).
+
+        seeds (B * n,): n latents an input, which share the tokens where all are greedy. noise (steps + 1, B * n, p^2,
+        Z) replaces the refiner's own.
         """
         clock = StageClock(on_stage, self.device)
         record = Trace() if trace else None
@@ -118,20 +153,15 @@ class Pipeline:
         z = residual = None
         if refine:
             z = self._refiner_condition(result)
-            strength = request.guidance * self.config.guidance_ratio(self.config.num_scales - 1)
-            sample = partial(self._refiner_loop.run, z=z, guidance=strength, seeds=seeds, steps=steps, noise=noise)
-            residual = self._refiner.run(sample)
+            residual = self._refiner.run(
+                partial(self._refiner_loop.run, z=z, request=request, steps=steps, noise=noise)
+            )
             latent = latent + residual.transpose(1, 2).unflatten(2, latent.shape[2:])
             clock("refiner")
-        images = self.decode(latent)
-        clock("decoder")
-        if not torch.isfinite(images).all():
-            bad = [i for i, image in enumerate(images) if not torch.isfinite(image).all()]
-            raise NumericalError(f"the network gave NaN or infinity for image(s) {bad}; try dtype fp32", rows=bad)
         if record is not None:
             record.prefix, record.residual, record.latent = prefix, residual, latent
             record.z = None if z is None else z.flatten(0, 1)
-        return Generation(images, latent, result.tokens, seeds.tolist(), clock.seconds, record)
+        return Sample(latent, result.tokens, clock.seconds, record)
 
     def _refiner_condition(self, result: ScaleResult) -> torch.Tensor:
         """z (2, B, p^2, C) = LN(x_last + word_embed(codebook[tokens_last])), the embedding shared by both branches."""
@@ -141,7 +171,14 @@ class Pipeline:
 
     @torch.inference_mode()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, 16p, 16p) in [0, 1] of latents (N, Z, p, p); on a CPU one at a time, to bound the memory."""
+        """Images (N, 3, H * f, W * f) in [0, 1] of latents (N, Z, H, W) of any size; f: the model's downsampling.
+
+        On a CPU one at a time, to bound the memory. Raises NumericalError if a pixel is not finite.
+        """
         rows = 1 if self.device.type == "cpu" else latent.shape[0]
         images = self._decoder.run(lambda decoder: torch.cat([decoder(part) for part in latent.split(rows)]))
-        return images.clamp_(-1, 1).mul_(0.5).add_(0.5)
+        images.clamp_(-1, 1).mul_(0.5).add_(0.5)
+        if not torch.isfinite(images).all():
+            bad = [i for i, image in enumerate(images) if not torch.isfinite(image).all()]
+            raise NumericalError(f"the network gave NaN or infinity for image(s) {bad}; try dtype fp32", rows=bad)
+        return images

@@ -9,14 +9,18 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from varsr_engine.config import reject_unknown_keys
 from varsr_engine.errors import InvalidParamsError
 
+if TYPE_CHECKING:
+    from varsr_engine.imaging import ReadLimits
+
 ColorFix = Literal["adain", "wavelet", "none"]
 AlphaMode = Literal["keep", "drop"]
 RefinerMode = Literal["on", "off"]
+TileMode = Literal["auto", "off"]
 
 MAX_SEED = 2**63 - 1
 
@@ -44,6 +48,9 @@ class UpscaleParams:
     cfg: strength of image-based classifier-free guidance. label: class of the positive branch (0: high quality).
     top_k, top_p, temperature: token sampling; top_k = 1 is the argmax, top_k = 0 switches the limit off.
     steps: refiner steps; fewer than the model's is faster and not exact.
+    refiner_temperature: factor on the refiner's noise, its start included; below 1 smoother, 0 deterministic.
+    tile: auto cuts outputs larger than the model's tile into overlapping tiles; off resizes every image to one tile
+    and its result back. tile_overlap: latent cells that neighbouring tiles share (a quarter of a tile if None).
     """
 
     scale: float | None = None
@@ -56,9 +63,12 @@ class UpscaleParams:
     top_p: float | None = None
     temperature: float = 1.0
     steps: int | None = None
+    refiner_temperature: float | None = None
     refiner: RefinerMode = "on"
     color_fix: ColorFix = "adain"
     alpha: AlphaMode = "keep"
+    tile: TileMode = "auto"
+    tile_overlap: int | None = None
 
     def __post_init__(self) -> None:
         if self.target_size is not None:
@@ -82,9 +92,15 @@ class UpscaleParams:
             _require(is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         if self.steps is not None:
             _require(is_integer(self.steps, 1, 1000), "steps", "an integer in [1, 1000]", self.steps)
+        if self.refiner_temperature is not None:
+            ok = is_number(self.refiner_temperature) and self.refiner_temperature >= 0
+            _require(ok, "refiner_temperature", "a number >= 0", self.refiner_temperature)
+        if self.tile_overlap is not None:
+            _require(is_integer(self.tile_overlap, 0), "tile_overlap", "an integer >= 0", self.tile_overlap)
         _require(is_integer(self.label, 0), "label", "an integer >= 0", self.label)
         _require(is_number(self.temperature) and self.temperature > 0, "temperature", "a number > 0", self.temperature)
-        for name, kind in (("refiner", RefinerMode), ("color_fix", ColorFix), ("alpha", AlphaMode)):
+        choices = {"refiner": RefinerMode, "color_fix": ColorFix, "alpha": AlphaMode, "tile": TileMode}
+        for name, kind in choices.items():
             _require(getattr(self, name) in get_args(kind), name, f"one of {get_args(kind)}", getattr(self, name))
 
     def output_size(self, width: int, height: int) -> tuple[int, int]:
@@ -114,27 +130,41 @@ class EngineConfig:
     """Where and how an engine runs, and what it refuses to open.
 
     device: auto, cpu, cuda or cuda:N. dtype: auto (float32 on a CPU, float16 on CUDA), fp32, fp16 or bf16.
-    backend: kernels to use; auto takes the first that can run. batch_size: images a forward pass.
-    The limits are checked before an image is decoded.
+    backend: kernels to use; auto takes the first that can run. batch_size: images, or tiles of one image, a forward
+    pass; None: one image, or as many tiles as the model's size lets gain from it.
+    max_decoder_bytes: memory that decoding an image of several tiles may take. The limits are checked before an image
+    is decoded.
     """
 
     device: str = "auto"
     dtype: str = "auto"
     backend: str = "auto"
-    batch_size: int = 1
+    batch_size: int | None = None
     max_input_pixels: int = 64 * 1024 * 1024
     max_output_pixels: int = 256 * 1024 * 1024
     max_input_bytes: int = 256 * 1024 * 1024
     max_side: int = 65_535
+    max_decoder_bytes: int = 8 * 1024**3
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if f.type == "int":
-                _require(is_integer(value, 1), f.name, "a positive integer", value)
+            if f.type in INTEGERS:
+                ok = is_integer(value, 1) or (value is None and f.type != "int")
+                _require(ok, f.name, "a positive integer", value)
             else:
                 _require(isinstance(value, str) and value != "", f.name, "a name", value)
         _require(self.dtype in DTYPE_NAMES, "dtype", f"one of {', '.join(DTYPE_NAMES)}", self.dtype)
+
+    @property
+    def read_limits(self) -> ReadLimits:
+        from varsr_engine.imaging import ReadLimits  # not at the top: settings import neither numpy nor Pillow
+
+        return ReadLimits(self.max_input_pixels, self.max_input_bytes, self.max_side)
+
+    @property
+    def images_per_pass(self) -> int:
+        return self.batch_size or 1
 
     @classmethod
     def resolve(cls, file: str | os.PathLike[str] | None = None, **overrides: Any) -> EngineConfig:
@@ -156,11 +186,12 @@ class EngineConfig:
         for name, f in fields.items():
             text = os.environ.get(f"VARSR_{name.upper()}")
             if text:
-                if f.type == "int" and not text.isdecimal():
+                if f.type in INTEGERS and not text.isdecimal():
                     raise InvalidParamsError(f"VARSR_{name.upper()} must be a positive integer, got {text!r}")
-                values[name] = int(text) if f.type == "int" else text
+                values[name] = int(text) if f.type in INTEGERS else text
         reject_unknown_keys("engine config", overrides, set(fields))
         return cls(**(values | {k: v for k, v in overrides.items() if v is not None}))
 
 
+INTEGERS = ("int", "int | None")  # types of EngineConfig's fields, as written
 DTYPE_NAMES = ("auto", "fp32", "fp16", "bf16")

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from varsr_engine.config import ModelConfig
-from varsr_engine.engine.noise import REFINER_STREAM, map_positions
+from varsr_engine.engine.noise import REFINER_STREAM, map_positions, tile_positions
+from varsr_engine.engine.request import BatchRequest
 from varsr_engine.engine.weights import RefinerWeights
 from varsr_engine.errors import InvalidParamsError
 from varsr_engine.kernels.philox import philox_normal
@@ -23,25 +24,27 @@ class RefinerLoop:
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self.config = config
         self._schedule = Schedule.cosine(config.refiner_train_steps)
-        self._positions = map_positions(config.latent_side, device)
+        self._cells = map_positions(config.latent_side, device)
 
-    def draw(self, seeds: torch.Tensor, step: int) -> torch.Tensor:
-        """Noise (B, p^2, Z) of a step: 0 is the start, n is added in the n-th step."""
-        return philox_normal(seeds, self._positions, self.config.latent_channels, step=step, stream=REFINER_STREAM)
+    def draw(self, seeds: torch.Tensor, origins: torch.Tensor, step: int) -> torch.Tensor:
+        """Noise (B, p^2, Z) of a step, of unit variance: 0 is the start, n is added in the n-th step."""
+        side, Z = self.config.latent_side, self.config.latent_channels
+        positions = tile_positions(self._cells, side, origins, side)
+        return philox_normal(seeds, positions, Z, step=step, stream=REFINER_STREAM)
 
     def run(
         self,
         weights: RefinerWeights,
         z: torch.Tensor,
-        guidance: torch.Tensor,
-        seeds: torch.Tensor,
+        request: BatchRequest,
         *,
         steps: int | None = None,
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Residual (B, p^2, Z) for z (2, B, p^2, C) and guidance (B,), times the model's residual scale.
+        """Residual (B, p^2, Z) for z (2, B, p^2, C), times the model's residual scale.
 
-        noise (steps + 1, B, p^2, Z) replaces the seeds' own. Fewer `steps` than the model's are an approximation.
+        All noise, the start included, is multiplied by the request's refiner_temperature. noise
+        (steps + 1, B, p^2, Z) replaces the seeds' own. Fewer `steps` than the model's are an approximation.
         """
         config, w = self.config, weights
         steps = config.refiner_steps if steps is None else steps
@@ -49,7 +52,14 @@ class RefinerLoop:
             raise InvalidParamsError(f"steps must be in [1, {config.refiner_train_steps}], got {steps}")
         W, B, N = config.refiner_width, z.shape[1], z.shape[2]
         cond = F.linear(z.flatten(0, 2).to(w.cond_embed.weight.dtype), *w.cond_embed).float()
-        x = self.draw(seeds, 0) if noise is None else noise[0]
+        guidance = request.guidance * config.guidance_ratio(config.num_scales - 1)
+        temperature = request.refiner_temperature[:, None, None]
+
+        def noise_of(step: int) -> torch.Tensor:
+            drawn = self.draw(request.seeds, request.origins, step) if noise is None else noise[step]
+            return drawn * temperature
+
+        x = noise_of(0)
         for i, step in enumerate(self._schedule.reverse_steps(self._schedule.timesteps(steps)), start=1):
             y = F.silu(cond + w.time_embeddings[step.timestep], inplace=True).to(w.modulation.weight.dtype)
             h = F.linear(x.flatten(0, 1).to(w.input_proj.weight.dtype), *w.input_proj).float().repeat(2, 1)
@@ -58,7 +68,7 @@ class RefinerLoop:
                 shift, scale, gate = next(modulations).split(W, dim=1)
                 refiner_block(h, shift, scale, gate, block, config.norm_eps, out=h)
             h, shift, scale = (t.unflatten(0, (2, B, N)) for t in (h, *next(modulations).split(W, dim=1)))
-            step_noise = None if step.last else self.draw(seeds, i) if noise is None else noise[i]
+            step_noise = None if step.last else noise_of(i)
             x = refiner_update(h, shift, scale, *w.final, x, guidance, step, step_noise, config.norm_eps)
         return x * config.refiner_residual_scale
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,6 +26,8 @@ class BatchRequest:
     top_k: torch.Tensor  # (B,) int64
     top_p: torch.Tensor  # (B,) float32
     temperature: torch.Tensor  # (B,) float32
+    refiner_temperature: torch.Tensor  # (B,) float32
+    origins: torch.Tensor  # (B, 2) int64: row and column of the first latent cell in the whole image's latent
     greedy: bool  # all take the argmax: no sorting, no noise
 
     @property
@@ -32,11 +36,11 @@ class BatchRequest:
 
     def repeat(self, times: int, seeds: torch.Tensor) -> BatchRequest:
         """Every image `times` times in a row, with new seeds (B * times,)."""
-        labels, guidance, top_k, top_p, temperature = (
-            t.repeat_interleave(times, dim=0)
-            for t in (self.labels, self.guidance, self.top_k, self.top_p, self.temperature)
-        )
-        return BatchRequest(labels, guidance, seeds, top_k, top_p, temperature, self.greedy)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                values[name] = value.repeat_interleave(times, dim=0)
+        return BatchRequest(**(values | {"seeds": seeds}))
 
 
 def per_image(name: str, value: PerImage, batch: int, low: float, high: float, integer: bool) -> list[float]:
@@ -64,8 +68,10 @@ def batch_request(
     top_k: PerImage | None,
     top_p: PerImage | None,
     temperature: PerImage,
+    refiner_temperature: PerImage | None = None,
+    origins: Sequence[tuple[int, int]] | None = None,
 ) -> BatchRequest:
-    """Validate settings, fill in the model's defaults and move them to the device."""
+    """Validate settings, fill in the model's defaults and move them to the device. origins: (0, 0) where None."""
 
     def numbers(name: str, value: PerImage, low: float, high: float) -> torch.Tensor:
         values = per_image(name, value, batch, low, high, integer=False)
@@ -75,6 +81,8 @@ def batch_request(
         return torch.tensor(per_image(name, value, batch, low, high, integer=True), dtype=torch.int64, device=device)
 
     guidance = numbers("guidance_scale", config.guidance_scale if guidance_scale is None else guidance_scale, 0, 1e4)
+    noise = config.refiner_temperature if refiner_temperature is None else refiner_temperature
+    places = [(0, 0)] * batch if origins is None else list(origins)
     limit = integers("top_k", config.top_k if top_k is None else top_k, 0, 2**31)
     return BatchRequest(
         labels=integers("labels", labels, 0, config.class_rows - 1),
@@ -83,5 +91,7 @@ def batch_request(
         top_k=limit,
         top_p=numbers("top_p", config.top_p if top_p is None else top_p, 1e-6, 1),
         temperature=numbers("temperature", temperature, 1e-6, 1e6),
+        refiner_temperature=numbers("refiner_temperature", noise, 0, 1e3),
+        origins=torch.tensor(places, dtype=torch.int64, device=device).view(batch, 2),
         greedy=bool((limit == 1).all()),
     )

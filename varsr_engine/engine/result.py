@@ -26,8 +26,10 @@ class UpscaleResult:
     seed: int
     model_id: str
     engine_version: str
-    seconds: dict[str, float] = field(default_factory=dict)  # by stage; a batch's stages are shared by its images
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage: shared by a batch's images, summed over tiles
     warnings: tuple[str, ...] = ()
+    tiles: int = 1
+    seam_score: float | None = None  # of several tiles: gradients where they meet over those elsewhere; 1 is seamless
 
     @property
     def size(self) -> tuple[int, int]:
@@ -74,6 +76,8 @@ class UpscaleResult:
             "seed": self.seed,
             "model": self.model_id,
             "version": self.engine_version,
+            "tiles": self.tiles,
+            "seam_score": None if self.seam_score is None else round(self.seam_score, 4),
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
             "warnings": list(self.warnings),
         }

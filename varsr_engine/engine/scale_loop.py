@@ -9,7 +9,7 @@ import torch
 
 from varsr_engine.config import ModelConfig
 from varsr_engine.engine.kv_cache import KVCache
-from varsr_engine.engine.noise import SAMPLING_STREAM, map_positions
+from varsr_engine.engine.noise import SAMPLING_STREAM, map_positions, tile_positions
 from varsr_engine.engine.request import BatchRequest
 from varsr_engine.engine.weights import BlockWeights, TransformerWeights
 from varsr_engine.kernels.adaln import adaln
@@ -58,7 +58,7 @@ class ScaleLoop:
     ) -> None:
         self.config, self.weights = config, weights
         self.device, self.dtype = device, dtype
-        self._positions = [map_positions(side, device) for side in config.patch_nums]
+        self._cells = [map_positions(side, device) for side in config.patch_nums]
 
     def run(
         self,
@@ -90,6 +90,11 @@ class ScaleLoop:
                 trace.f_hats.append(f_hat.clone())
             on_stage(f"scale.{step}")
         return ScaleResult(x, tokens, f_hat)
+
+    def _positions(self, request: BatchRequest, step: int) -> torch.Tensor:
+        """Where a step's tokens lie in their images, (B, n)."""
+        side = self.config.patch_nums[step]
+        return tile_positions(self._cells[step], side, request.origins, self.config.latent_side)
 
     def _first_input(self, prefix: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
         """(2B, L_0, C): the prefix is the same for both branches, the class token is not."""
@@ -162,7 +167,7 @@ class ScaleLoop:
                 request.top_p,
                 request.temperature,
                 request.seeds,
-                self._positions[step],
+                self._positions(request, step),
                 step,
                 SAMPLING_STREAM,
             )

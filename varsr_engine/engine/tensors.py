@@ -1,0 +1,200 @@
+"""The engine's tensor level: prepared inputs in, images or latents out, every setting validated."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from varsr_engine.checkpoint import Checkpoint
+from varsr_engine.config import ModelConfig
+from varsr_engine.dispatch import check_backend, use_backend
+from varsr_engine.engine.device import resolve_device, resolve_dtype
+from varsr_engine.engine.generation import Generation, Pipeline
+from varsr_engine.engine.params import MAX_SEED, EngineConfig
+from varsr_engine.engine.request import BatchRequest, PerImage, batch_request, per_image
+from varsr_engine.engine.scale_loop import OnStage
+from varsr_engine.errors import InvalidImageError, InvalidParamsError, ResourceExhaustedError
+
+
+class TensorEngine:
+    """A loaded model on one device, from tensors to tensors. Not thread-safe: one call at a time."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: EngineConfig,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.device = resolve_device(config.device)
+        self.dtype = resolve_dtype(config.dtype, self.device)
+        self._backend = check_backend(config.backend)
+        self._pipeline = Pipeline(checkpoint, self.device, self.dtype, on_progress)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        return self._pipeline.config
+
+    def generate(
+        self,
+        lr: torch.Tensor,
+        *,
+        labels: PerImage = 0,
+        guidance_scale: PerImage | None = None,
+        seed: PerImage = 0,
+        noise: torch.Tensor | None = None,
+        top_k: PerImage | None = None,
+        top_p: PerImage | None = None,
+        temperature: PerImage = 1.0,
+        refiner_temperature: PerImage | None = None,
+        num_images_per_input: int = 1,
+        steps: int | None = None,
+        refine: bool = True,
+        trace: bool = False,
+        on_stage: OnStage | None = None,
+    ) -> Generation:
+        """The network on prepared inputs: lr (B, 3, S, S) in [-1, 1] to images (B * n, 3, S, S) in [0, 1].
+
+        S is the side of the model's tile. labels, guidance_scale, seed, top_k, top_p, temperature (of the tokens) and
+        refiner_temperature: one value, or one an image; seed also one an output, ordered input by input (one value s
+        an input stands for s, s+1, ..., s+n-1). refiner_temperature multiplies all noise of the refiner.
+        noise (steps + 1, B * n, p^2, Z) replaces the refiner's seeded noise. refine=False leaves the refiner out.
+        trace=True also returns tokens, logits and f_hat of each scale, prefix, refiner input, residual and latent.
+        """
+        self._require_prefix("generate")
+        side = self.model_config.image_side
+        if lr.ndim != 4 or tuple(lr.shape[1:]) != (3, side, side) or lr.shape[0] == 0:
+            raise InvalidParamsError(f"lr must be (B, 3, {side}, {side}) with B > 0, got {tuple(lr.shape)}")
+        if not lr.is_floating_point():
+            raise InvalidParamsError(f"lr must be floating point in [-1, 1], got {lr.dtype}")
+        lr = lr.to(self.device, torch.float32)
+        if not torch.isfinite(lr).all():
+            raise InvalidImageError("lr holds NaN or infinity; expected values in [-1, 1]")
+        if lr.abs().max() > 1 + 1e-3:
+            raise InvalidImageError(f"lr must lie in [-1, 1], got values up to {lr.abs().max().item():.4g}")
+        request, seeds = self._request(
+            lr.shape[0],
+            num_images_per_input,
+            labels=labels,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            refiner_temperature=refiner_temperature,
+        )
+        return self._run(lr, request, seeds, noise=noise, steps=steps, refine=refine, trace=trace, on_stage=on_stage)
+
+    def class_to_image(
+        self,
+        labels: int | Sequence[int],
+        *,
+        guidance_scale: PerImage | None = None,
+        seed: PerImage = 0,
+        noise: torch.Tensor | None = None,
+        top_k: PerImage | None = None,
+        top_p: PerImage | None = None,
+        temperature: PerImage = 1.0,
+        refiner_temperature: PerImage | None = None,
+        steps: int | None = None,
+        refine: bool = True,
+        trace: bool = False,
+        on_stage: OnStage | None = None,
+    ) -> Generation:
+        """Images of classes, from the class-to-image prior. Arguments as `generate`; each label is one image."""
+        if self.model_config.has_prefix:
+            raise InvalidParamsError("class_to_image needs the class-to-image prior; this model upscales images")
+        labels = [labels] if isinstance(labels, int) else list(labels)
+        if not labels:
+            raise InvalidParamsError("labels must hold at least one class")
+        request, seeds = self._request(
+            len(labels),
+            1,
+            labels=labels,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            refiner_temperature=refiner_temperature,
+        )
+        return self._run(None, request, seeds, noise=noise, steps=steps, refine=refine, trace=trace, on_stage=on_stage)
+
+    def _require_prefix(self, method: str) -> None:
+        if not self.model_config.has_prefix:
+            raise InvalidParamsError(f"{method} needs a super-resolution model; this is the class-to-image prior")
+
+    def _request(
+        self,
+        batch: int,
+        times: int,
+        *,
+        labels: PerImage,
+        guidance_scale: PerImage | None,
+        seed: PerImage,
+        top_k: PerImage | None,
+        top_p: PerImage | None,
+        temperature: PerImage,
+        refiner_temperature: PerImage | None,
+        origins: Sequence[tuple[int, int]] | None = None,
+    ) -> tuple[BatchRequest, torch.Tensor]:
+        """Validated settings of B inputs, and the seeds of all B * times outputs."""
+        if not isinstance(times, int) or times < 1:
+            raise InvalidParamsError(f"num_images_per_input must be a positive integer, got {times!r}")
+        count = len(seed) if isinstance(seed, (list, tuple, range, torch.Tensor)) else 1
+        if count == batch * times:
+            seeds = per_image("seed", seed, batch * times, 0, MAX_SEED, integer=True)
+        else:
+            first = per_image("seed", seed, batch, 0, MAX_SEED - times, integer=True)
+            seeds = [s + i for s in first for i in range(times)]
+        request = batch_request(
+            self.model_config,
+            batch,
+            self.device,
+            labels=labels,
+            guidance_scale=guidance_scale,
+            seeds=seeds[::times],
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            refiner_temperature=refiner_temperature,
+            origins=origins,
+        )
+        return request, torch.tensor(seeds, dtype=torch.int64, device=self.device)
+
+    def _run(
+        self,
+        lr: torch.Tensor | None,
+        request: BatchRequest,
+        seeds: torch.Tensor,
+        *,
+        noise: torch.Tensor | None,
+        steps: int | None,
+        refine: bool,
+        trace: bool,
+        on_stage: OnStage | None,
+    ) -> Generation:
+        config = self.model_config
+        if noise is not None:
+            steps_drawn = (config.refiner_steps if steps is None else steps) + 1
+            shape = (steps_drawn, seeds.shape[0], config.latent_side**2, config.latent_channels)
+            if tuple(noise.shape) != shape:
+                raise InvalidParamsError(
+                    f"noise must be (steps + 1, B * n, p^2, Z) = {shape}, got {tuple(noise.shape)}"
+                )
+            noise = noise.to(self.device, torch.float32)
+        with self._running(f"a batch of {request.batch}: lower batch_size"):
+            return self._pipeline.generate(
+                lr, request, seeds=seeds, steps=steps, refine=refine, noise=noise, trace=trace, on_stage=on_stage
+            )
+
+    @contextlib.contextmanager
+    def _running(self, what: str) -> Iterator[None]:
+        """The engine's backend, and errors of memory in words."""
+        try:
+            with use_backend(self._backend) if self._backend else contextlib.nullcontext():
+                yield
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise ResourceExhaustedError(f"not enough memory for {what} ({error})") from error
