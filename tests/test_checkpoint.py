@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -9,13 +10,15 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import varsr_engine
 from tests.golden_cases import GOLDEN_FOLDER, load_case
 from varsr_engine import checkpoint as checkpoint_module
-from varsr_engine.checkpoint import convert_checkpoint, open_checkpoint, write_checkpoint
+from varsr_engine.checkpoint import convert_checkpoint, open_checkpoint, save_model, write_checkpoint
 from varsr_engine.config import ModelConfig
 from varsr_engine.engine.engine import Engine
 from varsr_engine.errors import (
@@ -133,6 +136,61 @@ def test_the_engine_keeps_no_folded_matrix(folder: Path) -> None:
     scales = [block.q_scale for block in weights.blocks]
     kept = sum(t.numel() for part in (*linears, scales) for t in part)
     assert kept == CASE.config.depth * (12 * C * C + 9 * C + H)
+
+
+# --- one file with everything ------------------------------------------------------------------------------
+
+ABOUT = {"name": "mini", "commit": "0123abc", "licence": "Apache-2.0"}
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_a_model_saved_as_one_file(tmp_path: Path, encoder: bool) -> None:
+    config = dataclasses.replace(CASE.config, refiner_temperature=0.5, guidance_scale_tiled=3.0)
+    path = save_model(tmp_path / "mini.safetensors", config, WEIGHTS, encoder=encoder, metadata=ABOUT)
+    opened = open_checkpoint(path)
+    assert opened.config == config and opened.metadata == ABOUT and opened.has_encoder == encoder
+    assert set(opened.dtypes.values()) == {"F16"}
+    read = opened.open()
+    assert all(torch.equal(read(name), WEIGHTS[name].half()) for name in opened.shapes)
+    assert os.listdir(tmp_path) == ["mini.safetensors"]
+    with pytest.raises(OutputError, match="exists already"):
+        save_model(path, config, WEIGHTS)
+    save_model(path, CASE.config, WEIGHTS, dtype=torch.float32, encoder=True, overwrite=True)
+    assert same_weights(path)
+
+
+def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:
+    name = "transformer.head.weight"
+    for spoiled, message in (
+        (WEIGHTS | {name: WEIGHTS[name] * 1e6}, "not finite in torch.float16"),
+        (WEIGHTS | {name: WEIGHTS[name][:-1]}, "has shape"),
+        ({n: t for n, t in WEIGHTS.items() if n != name}, "is missing"),
+    ):
+        with pytest.raises(CheckpointMismatchError, match=message):
+            save_model(tmp_path / "mini.safetensors", CASE.config, spoiled)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the one with the packaged model."""
+    monkeypatch.setattr("varsr_engine.packaged.ASSETS", tmp_path / "assets")
+    monkeypatch.delenv("VARSR_MODEL", raising=False)
+    (tmp_path / "assets").mkdir()
+    return tmp_path / "assets"
+
+
+def test_the_packaged_model_has_a_name(assets: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for model in (None, "varsr-mini"):
+        with pytest.raises(ModelNotFoundError, match="'varsr-mini', which comes with varsr_engine, is not in this"):
+            Engine.from_pretrained(model, device="cpu")
+    save_model(assets / "varsr-mini.safetensors", CASE.config, WEIGHTS, metadata=ABOUT)
+    assert open_checkpoint("varsr-mini").metadata == ABOUT
+    assert Engine.from_pretrained(device="cpu").model_id == "varsr-mini"
+    assert varsr_engine.upscale(np.zeros((8, 8, 3), np.uint8)).model_id == "varsr-mini"
+    monkeypatch.setenv("VARSR_MODEL", str(folder))
+    assert Engine.from_pretrained(device="cpu").model_id == folder.name
+    assert Engine.from_pretrained("varsr-mini", device="cpu").model_id == "varsr-mini"
 
 
 # --- sources that do not -----------------------------------------------------------------------------------

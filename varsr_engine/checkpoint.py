@@ -30,6 +30,7 @@ from varsr_engine.errors import (
     UnsafeCheckpointError,
 )
 from varsr_engine.model.shapes import state_shapes
+from varsr_engine.packaged import packaged_model
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 TRANSFORMER_FILES, AUTOENCODER_FILE = ("VARSR.pth", "VARSR_C2I.pth"), "VQVAE.pth"
@@ -53,6 +54,7 @@ class Checkpoint(ABC):
     ) -> None:
         kept = {name: entry for name, entry in header.items() if not IGNORED.search(name)}
         self.path = path
+        self.metadata: dict[str, str] = {}  # what a file says of itself beside its config: name, commit, licence
         self.shapes = {name: shape for name, (shape, _) in kept.items()}
         self.dtypes = {name: dtype for name, (_, dtype) in kept.items()}
         self.config = config or ModelConfig.from_shapes(self.shapes)
@@ -122,6 +124,7 @@ class SafetensorsCheckpoint(Checkpoint):
         elif "config" in metadata:
             config = ModelConfig.from_dict(parse_json(metadata["config"], f"{path.name}: the config in its metadata"))
         super().__init__(path, config, header)
+        self.metadata = {key: text for key, text in metadata.items() if key not in ("config", "format")}
 
     def open(self) -> Callable[[str], torch.Tensor]:
         get: Callable[[str], torch.Tensor] = safe_open(self.path, framework="pt").__enter__().get_tensor
@@ -218,12 +221,13 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 def open_checkpoint(
     source: str | os.PathLike[str], *, revision: str | None = None, local_files_only: bool = False
 ) -> Checkpoint:
-    """Open weights: a folder (config.json + model.safetensors, or the published .pth pair), a file, or a hub id.
+    """Open weights: a folder (config.json + model.safetensors, or the published .pth pair), a file, a hub id, or
+    "varsr-mini", which comes with the package.
 
     Raises ModelNotFoundError, UnsafeCheckpointError, CheckpointMismatchError or ModelLoadError, each naming the file
     or tensor, what was expected and what was found.
     """
-    path = Path(source)
+    path = packaged_model(os.fspath(source)) or Path(source)
     if not path.exists():
         if HUB_ID.match(str(source)):
             path = download(str(source), revision=revision, local_files_only=local_files_only)
@@ -302,9 +306,54 @@ def write_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot create {str(folder)!r}: {error.strerror}", path=str(folder)) from error
-    header: dict[str, Any] = {
-        "__metadata__": {"format": "pt", "config": json.dumps(config.to_dict()), **(metadata or {})}
-    }
+    write_weights(weights, config, names, read, dtype=dtype, metadata=metadata, on_progress=on_progress)
+    with atomic_writer(folder / CONFIG_FILE) as file:
+        file.write(config.to_json().encode())
+    return folder
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    config: ModelConfig,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    dtype: torch.dtype = torch.float16,
+    encoder: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model as one .safetensors file that `open_checkpoint` takes, its config in the file's metadata.
+
+    tensors: the state of a reference model, by its names; encoder: keep the autoencoder's encoder, which only training
+    needs. metadata: other texts to keep in the file: name, commit, licence. The file appears only when complete.
+    Raises CheckpointMismatchError if a tensor is missing or has the wrong shape, or a value does not fit the dtype,
+    OutputError if the file exists or cannot be written.
+    """
+    path = Path(path)
+    kept = {name: t for name, t in tensors.items() if encoder or not TRAINING_ONLY.search(name)}
+    checkpoint = TensorCheckpoint(kept, config, path.name)
+    read = checkpoint.open()
+    for name in checkpoint.shapes:
+        if not torch.isfinite(read(name).to(dtype)).all():
+            raise CheckpointMismatchError(f"{path.name}: tensor {name!r} has values that are not finite in {dtype}")
+    write_weights(path, config, checkpoint.shapes, read, dtype=dtype, metadata=metadata, overwrite=overwrite)
+    return path
+
+
+def write_weights(
+    path: Path,
+    config: ModelConfig,
+    names: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], torch.Tensor],
+    *,
+    dtype: torch.dtype,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write one .safetensors file, one tensor in memory at a time, with the config in its metadata."""
+    about = {"format": "pt", "config": json.dumps(config.to_dict()), **(metadata or {})}
+    header: dict[str, Any] = {"__metadata__": about}
     size, offset = torch.empty(0, dtype=dtype).element_size(), 0
     for name, shape in names.items():
         end = offset + torch.Size(shape).numel() * size
@@ -312,7 +361,7 @@ def write_checkpoint(
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_writer(weights) as file:
+    with atomic_writer(path, overwrite=overwrite) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         done = 0
         for name in names:
@@ -321,9 +370,6 @@ def write_checkpoint(
                 done += file.write(data[start : start + DISK_CHUNK])
                 if on_progress is not None:
                     on_progress(done, offset)
-    with atomic_writer(folder / CONFIG_FILE) as file:
-        file.write(config.to_json().encode())
-    return folder
 
 
 def convert_checkpoint(

@@ -53,7 +53,14 @@ BackendName = Annotated[
     option("--backend", metavar="NAME", help="auto, cuda, triton, cpu or torch. Default: auto.", panel=MACHINE),
 ]
 BatchSize = Annotated[
-    int | None, option("-b", "--batch-size", min=1, help="Images a forward pass. Default: 1.", panel=MACHINE)
+    int | None,
+    option(
+        "-b",
+        "--batch-size",
+        min=1,
+        help="Images, or tiles of an image, a forward pass. Default: 1 image; tiles by the model's size.",
+        panel=MACHINE,
+    ),
 ]
 AsJson = Annotated[bool, option("--json", help="Print one JSON object on stdout.", panel=MESSAGES)]
 Verbose = Annotated[bool, option("-v", "--verbose", help="Seconds a stage, and tracebacks of errors.", panel=MESSAGES)]
@@ -117,6 +124,10 @@ def upscale(
         bool, option("--skip-existing", help="Leave out what was written before.", panel=FILES)
     ] = False,
     overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.", panel=FILES)] = False,
+    compare: Annotated[
+        bool,
+        option("--compare", help="Also write *_compare.png: input, bicubic and result side by side.", panel=FILES),
+    ] = False,
     dry_run: Annotated[bool, option("--dry-run", help="Only list what would be written.", panel=FILES)] = False,
     scale: Annotated[
         float | None, option("-s", "--scale", help="Size of the output over the input's. Default: 4.", panel=SIZE)
@@ -127,13 +138,27 @@ def upscale(
     longest_side: Annotated[
         int | None, option("--longest-side", help="Longest side of the output in pixels.", panel=SIZE)
     ] = None,
+    tile: Annotated[
+        str,
+        option(
+            "--tile",
+            metavar="auto|off",
+            help="auto: outputs larger than the model's tile in overlapping tiles; off: resized to one and back.",
+            panel=SIZE,
+            show_default=True,
+        ),
+    ] = "auto",
+    tile_overlap: Annotated[
+        int | None,
+        option("--tile-overlap", metavar="CELLS", help="Latent cells. Default: a quarter of a tile.", panel=SIZE),
+    ] = None,
     model: Annotated[
         str | None,
         option(
             "-n",
             "--model",
             metavar="MODEL",
-            help="A folder, a .safetensors file, a hub id, or 'demo' (untrained). Default: VARSR_MODEL.",
+            help="A folder, a .safetensors file or a hub id. Default: VARSR_MODEL, else the packaged varsr-mini.",
             panel=GENERATION,
         ),
     ] = None,
@@ -146,7 +171,7 @@ def upscale(
         option("--num-samples", min=1, help="Results an image, seeds SEED, SEED+1, ...: *_seed<N>.", panel=GENERATION),
     ] = 1,
     cfg: Annotated[
-        float | None, option("--cfg", help="Strength of guidance. Default: the model's (6).", panel=GENERATION)
+        float | None, option("--cfg", help="Strength of guidance. Default: the model's.", panel=GENERATION)
     ] = None,
     label: Annotated[int, option("--label", help="Class: 0 is high quality.", panel=GENERATION)] = 0,
     steps: Annotated[
@@ -158,6 +183,14 @@ def upscale(
     ] = None,
     top_p: Annotated[float | None, option("--top-p", help="Default: the model's.", panel=GENERATION)] = None,
     temperature: Annotated[float, option("--temperature", help="Of sampled tokens.", panel=GENERATION)] = 1.0,
+    refiner_temperature: Annotated[
+        float | None,
+        option(
+            "--refiner-temperature",
+            help="Of the refiner's noise: 0 is smooth and the same for every seed. Default: the model's.",
+            panel=GENERATION,
+        ),
+    ] = None,
     color_fix: Annotated[
         str,
         option("--color-fix", metavar="KIND", help="adain, wavelet or none.", panel=GENERATION, show_default=True),
@@ -202,8 +235,11 @@ def upscale(
                 "top_p": top_p,
                 "temperature": temperature,
                 "color_fix": parse_color_fix(color_fix),
+                "refiner_temperature": refiner_temperature,
                 "refiner": "on" if refiner else "off",
                 "alpha": alpha,
+                "tile": tile,
+                "tile_overlap": tile_overlap,
             }
         )
         run = UpscaleRun(
@@ -226,6 +262,7 @@ def upscale(
             skip_existing=skip_existing,
             overwrite=overwrite,
             as_json=as_json,
+            compare=compare,
             dry_run=dry_run,
             verbose=verbose,
             quiet=quiet,
@@ -250,11 +287,13 @@ def convert(
 
 @command()
 def info(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Also describe this model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The model to describe. Default: as for upscale.")
+    ] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show versions, devices, which kernels would run and why others would not, and what a model needs."""
+    """Show versions, devices, which kernels would run and why others would not, and what the model is and needs."""
     with exit_codes(verbose=verbose, as_json=as_json):
         from varsr_engine.commands.info import run_info
 

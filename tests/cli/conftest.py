@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.golden_cases import GOLDEN_FOLDER, load_case, weights
-from varsr_engine.checkpoint import write_checkpoint
+from varsr_engine.checkpoint import save_model, write_checkpoint
 from varsr_engine.cli import app
 
 Run = Callable[..., Any]
@@ -54,6 +54,17 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("MODEL", "CONFIG", "DEVICE", "DTYPE", "BACKEND", "BATCH_SIZE"):
         monkeypatch.delenv(f"VARSR_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def packaged(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for the model that comes with the package: the tiny one, in the package's form."""
+    config = load_case(GOLDEN_FOLDER, "tiny").config
+    assets = tmp_path_factory.mktemp("assets")
+    about = {"name": "stand-in", "licence": "Apache-2.0"}
+    path = save_model(assets / "varsr-mini.safetensors", config, weights(config, 0), metadata=about)
+    monkeypatch.setattr("varsr_engine.packaged.ASSETS", assets)
+    return path
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_help_and_mistakes_do_not_import_torch(picture) -> None:
         ("--version", 0),
         ("upscale a.png --scale -1", 2),
         ("upscale a.png --backend metal", 2),
-        ("upscale a.png", 78),
+        ("upscale a.png -o b.png --tile sometimes", 2),
         ("upscale no.png -n demo", 2),
         ("upscale a.png --dry-run", 0),
     ]

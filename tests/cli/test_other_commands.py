@@ -51,8 +51,17 @@ def test_info(run, model) -> None:
     text = run("info", model).stdout
     for expected in (torch.__version__, "scale_attention", "no such implementation", "condition encoder", "embed_dim"):
         assert expected in text
-    assert run("info").exit_code == 0
     assert run("info", "no/model").exit_code == 78
+
+
+def test_info_without_a_model_describes_the_packaged_one(run, model, packaged, monkeypatch) -> None:
+    text = run("info").stdout
+    assert "varsr-mini.safetensors: F16" in text and "licence: Apache-2.0" in text
+    report = the_json(run("info", "--json"))["model"]
+    assert report["about"] == {"name": "stand-in", "licence": "Apache-2.0"}
+    assert "encoder, for training only" not in report["parameters"]
+    monkeypatch.setenv("VARSR_MODEL", model)
+    assert the_json(run("info", "--json"))["model"]["dtypes"] == ["F32"]
 
 
 def test_info_as_json(run, model) -> None:

@@ -59,6 +59,47 @@ def test_model_from_the_environment(run, model, picture, monkeypatch) -> None:
     assert run("upscale", picture("a.png")).exit_code == 0
 
 
+def test_the_packaged_model_is_the_default(run, model, packaged, picture, monkeypatch) -> None:
+    picture("a.png")
+    for options in ((), ("-n", "varsr-mini")):
+        (entry,) = the_json(run("upscale", "a.png", "--json", "--overwrite", *options))["results"]
+        assert entry["model"] == "varsr-mini"
+    monkeypatch.setenv("VARSR_MODEL", model)
+    (entry,) = the_json(run("upscale", "a.png", "--json", "--overwrite"))["results"]
+    assert entry["model"] == Path(model).name
+    (entry,) = the_json(run("upscale", "a.png", "--json", "--overwrite", "-n", "varsr-mini"))["results"]
+    assert entry["model"] == "varsr-mini"
+
+
+def test_tiles(run, model, picture) -> None:
+    picture("a.png", size=(40, 33))
+    (entry,) = the_json(run("upscale", "a.png", "-n", model, "--json"))["results"]
+    assert entry["tiles"] == 4 and entry["size"] == [160, 132] and entry["seam_score"] > 0
+    options = ("--tile-overlap", "0", "--refiner-temperature", "0", "--overwrite", "-n", model, "-b", 2)
+    result = run("upscale", "a.png", *options)
+    assert result.exit_code == 0 and "160x132  4 tiles" in result.stderr
+    (entry,) = the_json(run("upscale", "a.png", "--tile", "off", "--overwrite", "-n", model, "--json"))["results"]
+    assert entry["tiles"] == 1 and entry["seam_score"] is None and entry["size"] == [160, 132]
+
+
+def test_compare(run, model, picture) -> None:
+    picture("a.png", size=(12, 8), mode="RGBA")
+    result = run("upscale", "a.png", "-o", "b.webp", "-n", model, "--compare")
+    assert result.exit_code == 0 and "comparison: b_compare.png" in result.stderr
+    width, height = size_of("b_compare.png")
+    assert 3 * 48 < width < 3 * 48 + 24 and 32 < height < 32 + 24
+    result = run("upscale", "a.png", "-o", "b.tif", "-n", model, "--compare")
+    assert result.exit_code == 1 and "'b_compare.png' exists already" in result.stderr
+    assert files_in(".") == ["a.png", "b.webp", "b_compare.png"]
+    arguments = ("upscale", "a.png", "-o", "b.webp", "-n", model, "--compare", "--overwrite", "--json")
+    assert the_json(run(*arguments))["results"][0]["comparison"] == "b_compare.png"
+    picture("c_compare.png")
+    result = run("upscale", "a.png", "c_compare.png", "-o", ".", "--suffix", "", "--overwrite", "-n", model)
+    assert result.exit_code == 2
+    result = run("upscale", "c_compare.png", "-o", "c.png", "-n", model, "--compare", "--overwrite")
+    assert result.exit_code == 2 and "'c_compare.png' is an input and would be written over" in result.stderr
+
+
 def test_recursive_folder_is_mirrored(run, model, picture) -> None:
     for name in ("1.png", "sub/2.jpg", "sub/deep/3.webp"):
         picture(Path("in", name))
@@ -259,6 +300,10 @@ def test_a_write_that_fails_leaves_the_rest(run, model, picture, monkeypatch) ->
         (("--config", "no.toml"), "cannot be read"),
         (("--label", "7"), "labels must be an integer in [0, 1]"),
         (("--steps", "0"), "steps must be"),
+        (("--tile", "on"), "tile must be one of"),
+        (("--tile-overlap", "-1"), "tile_overlap must be"),
+        (("--tile-overlap", "8"), "tile_overlap must be an integer in [0, 7] cells"),
+        (("--refiner-temperature", "-1"), "refiner_temperature must be"),
     ],
 )
 def test_bad_values(run, model, picture, options, message) -> None:
@@ -282,11 +327,12 @@ def test_absent_input(run, model) -> None:
         assert result.exit_code == 2 and message in result.stderr
 
 
-def test_missing_model(run, picture) -> None:
+def test_missing_model(run, picture, monkeypatch) -> None:
     picture("a.png")
-    result = run("upscale", "a.png")
-    assert result.exit_code == 78
-    assert "VARSR.pth" in result.stderr and "--model demo" in result.stderr and "varsr convert" in result.stderr
+    monkeypatch.setattr("varsr_engine.packaged.ASSETS", Path("no/assets"))
+    result = run("upscale", "a.png", "-o", "out/")
+    assert result.exit_code == 78 and not Path("out").exists()
+    assert "'varsr-mini'" in result.stderr and "VARSR.pth" in result.stderr and "varsr convert" in result.stderr
     result = run("upscale", "a.png", "-n", "no/such/model", "--json")
     assert result.exit_code == 78 and SILENT not in result.stderr
     assert the_json(result)["error"]["code"] == "model_not_found"
@@ -386,6 +432,7 @@ def test_bars_in_a_terminal(run, model, picture, monkeypatch) -> None:
     monkeypatch.setattr(reporting, "is_interactive", lambda: True)
     picture("in/a.png"), picture("in/[b].png")
     Path("in/c.png").write_bytes(b"")
+    picture("in/d.png", size=(40, 8))
     result = run("upscale", "in", "-o", "out", "-n", model, "-b", 2)
     assert result.exit_code == 1
-    assert "in/[b].png -> out/[b].png" in result.stderr and "2 written, 1 failed" in result.stderr
+    assert "in/[b].png -> out/[b].png" in result.stderr and "3 written, 1 failed" in result.stderr

@@ -19,6 +19,7 @@ from varsr_engine.commands.terminal import human_bytes, print_json, stdout_conso
 from varsr_engine.config import ModelConfig
 from varsr_engine.demo import DEMO_MODEL, demo_checkpoint
 from varsr_engine.dispatch import OPS, ORDER
+from varsr_engine.packaged import default_model
 
 # Parts of a model, by the first pattern that a parameter's name matches.
 PARTS = {
@@ -110,6 +111,7 @@ def describe_model(model: str) -> dict[str, Any]:
     return {
         "name": checkpoint.path.name,
         "dtypes": sorted(set(checkpoint.dtypes.values())),
+        "about": checkpoint.metadata,
         "config": checkpoint.config.to_dict(),
         "parameters": {**sizes, "total": checkpoint.num_parameters},
         "memory_bytes": {
@@ -120,18 +122,18 @@ def describe_model(model: str) -> dict[str, Any]:
 
 
 def run_info(model: str | None, as_json: bool) -> None:
+    """Print what is here. model: the default one where None."""
     about = versions()
     found = devices()
     ops = [choice for device in found for choice in choices(device)]
-    described = None if model is None else describe_model(model)
+    described = describe_model(default_model(model))
     if as_json:
         entries = [asdict(choice) for choice in ops]
         return print_json({"versions": about, "devices": found, "ops": entries, "model": described})
     typer.echo(", ".join(f"{name} {version}" for name, version in about.items() if version is not None))
     typer.echo("\n".join(f"{device}: {text}" for device, text in found.items()))
     print_ops(ops)
-    if described is not None:
-        print_model(described)
+    print_model(described)
 
 
 def print_ops(ops: list[Choice]) -> None:
@@ -150,6 +152,8 @@ def print_model(described: dict[str, Any]) -> None:
 
     console = stdout_console()
     console.print(f"{described['name']}: {', '.join(described['dtypes'])}", markup=False)
+    for key, text in described["about"].items():
+        console.print(f"{key}: {text}", markup=False)
     settings = ", ".join(f"{key} {value}" for key, value in described["config"].items())
     console.print(settings, markup=False)
     parts = Table("part", "parameters")

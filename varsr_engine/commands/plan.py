@@ -47,6 +47,11 @@ def default_suffix(params: UpscaleParams) -> str:
     return f"_x{4.0 if params.scale is None else params.scale:g}"
 
 
+def comparison_path(output: Path) -> Path:
+    """Where the comparison of an output lies."""
+    return output.with_name(f"{output.stem}_compare.png")
+
+
 def sample_seeds(first: int, count: int) -> tuple[int, ...]:
     """first, first + 1, ...: the seeds of several samples of one image; none for a single one."""
     if count == 1:
@@ -66,8 +71,12 @@ def make_plan(
     seeds: tuple[int, ...],
     skip_existing: bool,
     overwrite: bool,
+    compare: bool = False,
 ) -> Plan:
-    """Sources and destinations. Raises InvalidParamsError, UnsupportedFormatError, or OutputError if a file exists."""
+    """Sources and destinations. Raises InvalidParamsError, UnsupportedFormatError, or OutputError if a file exists.
+
+    compare: a comparison will lie beside each output, and must not exist either.
+    """
     if skip_existing and overwrite:
         raise InvalidParamsError("--skip-existing and --overwrite exclude each other; choose one")
     folders = [text for text in inputs if os.path.isdir(text)]
@@ -89,7 +98,13 @@ def make_plan(
             chosen = ext != "auto" or (output is not None and destination == Path(output))
             missing_seeds, paths = zip(*missing, strict=True)
             plan.jobs.append(Job(source, paths, missing_seeds if seeds else (), chosen))
-    existing = [] if overwrite else [path for _, path in plan.files if os.path.lexists(path)]
+    written = [path for _, path in plan.files]
+    if compare:
+        written += [comparison_path(path) for path in written]
+        for path in written:
+            if path.resolve() in sources:
+                raise InvalidParamsError(f"{str(path)!r} is an input and would be written over; choose another folder")
+    existing = [] if overwrite else [path for path in written if os.path.lexists(path)]
     if existing:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise OutputError(

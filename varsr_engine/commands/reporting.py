@@ -18,6 +18,7 @@ class Reporter:
         self._names, self._quiet = names, quiet
         self._done = self._batch = 0
         self._stages = self._stage = 0
+        self._tiles: tuple[int, int] | None = None  # done, in all: of an image of several
         self._seen: set[str] = set()
         self._bars: Progress | None = None
         self._images: TaskID
@@ -61,21 +62,29 @@ class Reporter:
     def stage(self, name: str) -> None:
         """A stage of the current batch has ended."""
         self._stage = 1 if name == "condition" else min(self._stage + 1, self._stages)
-        if self._bars is not None:
+        if self._bars is not None and self._tiles is None:
             left = min(self._batch, len(self._names) - self._done)
             self._bars.update(self._images, completed=self._done + left * self._stage / self._stages)
             self._bars.update(self._current, completed=self._stage, description=f"{self._name()}: {name}")
 
+    def tiles(self, done: int, total: int) -> None:
+        """Of the current image, which has several tiles, `done` are ready; the bar counts them."""
+        self._tiles = done, total
+        if self._bars is not None:
+            name = f"{self._name()}: {'decoder' if done == total else 'tiles'}"
+            self._bars.update(self._current, completed=done, total=total, description=name)
+            self._bars.update(self._images, completed=max(self._done + done / total, self._bars.tasks[0].completed))
+
     def finished(self, line: str) -> None:
         """An image is done; `line` says what came of it."""
         self._done += 1
-        self._stage = 0
+        self._stage, self._tiles = 0, None
         if not self._quiet:
             self.say(f"[{self._done}/{len(self._names)}] {line}")
         if self._bars is not None:
             if self._done >= (self._bars.tasks[0].completed or 0):
                 self._bars.update(self._images, completed=self._done)
-            self._bars.update(self._current, completed=0, description=self._name())
+            self._bars.update(self._current, completed=0, total=self._stages, description=self._name())
 
     def warn(self, text: str, *, always: bool = False) -> None:
         """A warning, printed once however often it comes; `always`: also when quiet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -12,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from varsr_engine.commands.plan import Job, Plan, default_suffix, final_output, make_plan, sample_seeds
+from varsr_engine.commands.plan import (
+    Job,
+    Plan,
+    comparison_path,
+    default_suffix,
+    final_output,
+    make_plan,
+    sample_seeds,
+)
 from varsr_engine.commands.reporting import Reporter
 from varsr_engine.commands.terminal import (
     EXIT_FAILED,
@@ -25,18 +32,14 @@ from varsr_engine.commands.terminal import (
     shown,
 )
 from varsr_engine.engine.params import EngineConfig, UpscaleParams
-from varsr_engine.errors import InvalidParamsError, KernelUnavailableError, ModelNotFoundError
-from varsr_engine.imaging import create_folders
+from varsr_engine.errors import InvalidParamsError, KernelUnavailableError
+from varsr_engine.imaging import create_folders, read_picture, write_picture
+from varsr_engine.imaging.comparison import comparison
+from varsr_engine.packaged import default_model, packaged_model
 
 if TYPE_CHECKING:
     from varsr_engine.engine.engine import Engine
     from varsr_engine.engine.result import UpscaleResult
-
-NO_MODEL = (
-    "no model given: pass --model, or set VARSR_MODEL, to a folder that holds the published VARSR.pth and VQVAE.pth, "
-    "or config.json and model.safetensors ('varsr convert' makes the latter from the former). "
-    "To try the installation without weights: --model demo"
-)
 
 Outcome = list["UpscaleResult"] | Exception
 
@@ -58,6 +61,7 @@ class UpscaleRun:
     skip_existing: bool
     overwrite: bool
     as_json: bool
+    compare: bool
     dry_run: bool
     verbose: bool
     quiet: bool
@@ -92,9 +96,9 @@ def run_upscale(run: UpscaleRun) -> None:
     suffix = run.suffix
     if suffix is None:
         suffix = default_suffix(run.params) if run.output is None else ""
-    model = run.model or os.environ.get("VARSR_MODEL")
-    if not model and not run.dry_run:
-        raise ModelNotFoundError(NO_MODEL)
+    model = default_model(run.model)
+    if not run.dry_run:
+        packaged_model(model)  # if it is one, it is there: said before any folder is made
     plan = make_plan(
         run.inputs,
         run.output,
@@ -104,12 +108,13 @@ def run_upscale(run: UpscaleRun) -> None:
         seeds=seeds,
         skip_existing=run.skip_existing,
         overwrite=run.overwrite,
+        compare=run.compare,
     )
     if run.dry_run:
         return show_plan(plan, run.as_json)
     create_folders(plan.files)
     tally = Tally(len(plan.skipped))
-    if model and plan.jobs:
+    if plan.jobs:
         with Reporter([job.source.name for job in plan.jobs], quiet=run.quiet) as reporter:
             process(run, plan, load_engine(model, run.config, reporter), tally, reporter)
     finish(run, tally)
@@ -138,7 +143,7 @@ def load_engine(model: str, config: EngineConfig, reporter: Reporter) -> Engine:
 def process(run: UpscaleRun, plan: Plan, engine: Engine, tally: Tally, reporter: Reporter) -> None:
     """Upscale and write every job; errors and Ctrl-C end up in the tally."""
     stages = engine.model_config.num_scales + (3 if run.params.refiner == "on" else 2)
-    reporter.begin(stages, 1 if run.num_samples > 1 else run.config.batch_size)
+    reporter.begin(stages, 1 if run.num_samples > 1 else run.config.images_per_pass)
     claimed = plan.claimed
     try:
         for job, outcome in zip(plan.jobs, outcomes(engine, plan.jobs, run, reporter), strict=True):
@@ -156,10 +161,11 @@ def process(run: UpscaleRun, plan: Plan, engine: Engine, tally: Tally, reporter:
 
 def outcomes(engine: Engine, jobs: list[Job], run: UpscaleRun, reporter: Reporter) -> Iterator[Outcome]:
     """What came of each job, in order; files are read when their turn comes."""
+    observers: dict[str, Any] = {"on_stage": reporter.stage, "on_tiles": reporter.tiles}
     if run.num_samples > 1:
         for job in jobs:
             try:
-                yield engine.upscale_samples(job.source, job.seeds, run.params, on_stage=reporter.stage)
+                yield engine.upscale_samples(job.source, job.seeds, run.params, **observers)
             except Exception as error:
                 yield error
         return
@@ -167,18 +173,18 @@ def outcomes(engine: Engine, jobs: list[Job], run: UpscaleRun, reporter: Reporte
     while done < len(jobs):
         sources = (job.source for job in jobs[done:])
         try:
-            for result in engine.upscale_many(sources, run.params, on_error="return", on_stage=reporter.stage):
+            for result in engine.upscale_many(sources, run.params, on_error="return", **observers):
                 done += 1
                 yield result if isinstance(result, Exception) else [result]
         except Exception as error:  # not one of ours, which are returned: a bug, which shall not stop the others
-            yield retry(engine, jobs[done], run, reporter) if run.config.batch_size > 1 else error
+            yield retry(engine, jobs[done], run, reporter) if run.config.images_per_pass > 1 else error
             done += 1
 
 
 def retry(engine: Engine, job: Job, run: UpscaleRun, reporter: Reporter) -> Outcome:
     """One image of a batch that failed, by itself: perhaps the fault is another's."""
     try:
-        return [engine.upscale(job.source, run.params, on_stage=reporter.stage)]
+        return [engine.upscale(job.source, run.params, on_stage=reporter.stage, on_tiles=reporter.tiles)]
     except Exception as error:
         return error
 
@@ -200,6 +206,9 @@ def write(
     try:
         path = final_output(job, path, result.picture.alpha is not None, claimed)
         losses = result.save(path, quality=run.quality, overwrite=run.overwrite)
+        if run.compare:
+            source = read_picture(job.source, run.config.read_limits)
+            write_picture(comparison_path(path), comparison(source, result.picture), overwrite=run.overwrite)
     except Exception as error:
         return fail(job, path, error, run, tally)
     for text in result.warnings:
@@ -208,13 +217,17 @@ def write(
         reporter.warn(text)
     stats = result.stats()
     stats["warnings"] += losses
-    tally.entries.append({"source": shown(job.source), "output": shown(path), **stats})
+    compared = {"comparison": shown(comparison_path(path))} if run.compare else {}
+    tally.entries.append({"source": shown(job.source), "output": shown(path), **compared, **stats})
     seed = f"  seed {result.seed}" if job.seeds or run.params.seed is None else ""
     times = ""
     if run.verbose:
         times = "  (" + ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in result.seconds.items()) + ")"
     size = "{}x{}".format(*result.size)
-    return f"{shown(job.source)} -> {shown(path)}  {size}{seed}  {sum(result.seconds.values()):.2f} s{times}"
+    if result.tiles > 1:
+        size += f"  {result.tiles} tiles"
+    line = f"{shown(job.source)} -> {shown(path)}  {size}{seed}  {sum(result.seconds.values()):.2f} s{times}"
+    return line + (f"\ncomparison: {shown(comparison_path(path))}" if run.compare else "")
 
 
 def finish(run: UpscaleRun, tally: Tally) -> None:
