@@ -43,6 +43,11 @@ def modules_in_checkout() -> dict[str, str]:
     return found
 
 
+def assets_in_checkout() -> set[str]:
+    """The packaged model, and whatever else lies beside it."""
+    return {p.relative_to(ROOT).as_posix() for p in (ROOT / "varsr_engine" / "assets").glob("*") if p.is_file()}
+
+
 def compare(what: str, missing: set[str], unexpected: set[str]) -> None:
     lines = [
         *(f"  missing: {name}" for name in sorted(missing)),
@@ -59,11 +64,10 @@ def check_wheel(path: Path) -> None:
         metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
         entry_points = wheel.read(f"{info}/entry_points.txt").decode()
     files = {name for name in names if not name.startswith(f"{info}/")}
-    expected = {*modules_in_checkout(), *DATA}
+    expected = {*modules_in_checkout(), *assets_in_checkout(), *DATA}
     if "-none-any" not in path.name:  # a platform's wheel: built where there is a C++ compiler
         expected.add(CPU_KERNELS)
-    assets = {name for name in files if name.startswith("varsr_engine/assets/")}
-    compare(path.name, expected - files, files - expected - assets)
+    compare(path.name, expected - files, files - expected)
     compare(path.name, {f"{info}/licenses/LICENSE"} - names, set())
 
     requirements = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
@@ -81,7 +85,7 @@ def check_sdist(path: Path) -> None:
     with tarfile.open(path) as archive:
         names = {member.name.split("/", 1)[1] for member in archive if member.isfile()}
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".h")}
-    expected = {*SDIST, *DATA, *sources, *modules_in_checkout().values()}
+    expected = {*SDIST, *DATA, *sources, *assets_in_checkout(), *modules_in_checkout().values()}
     unexpected = {name for name in names if name.split("/")[0] in ("tests", "benchmarks", "examples", "docs")}
     compare(path.name, expected - names, unexpected)
     print(f"{path.name}: {len(names)} files")
