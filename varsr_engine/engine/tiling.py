@@ -123,10 +123,13 @@ def tiles_per_pass(config: ModelConfig, device: torch.device, dtype: torch.dtype
 
 
 def decoder_bytes(config: ModelConfig, grid: TileGrid) -> int:
-    """About what decoding the whole latent at once takes: the maps of the first block at full resolution."""
+    """About what decoding the whole latent at once takes: the maps of the first block at full resolution.
+
+    Measured on a CPU: 0.9 to 1.0 of it at 1 and 2.4 megapixels with a network of 16 and 32 channels there.
+    """
     width, height = grid.image_size
     widths = [config.vae_channels * m for m in config.vae_multipliers[:2]]
-    return 4 * width * height * 2 * (widths[0] + widths[-1])
+    return 4 * width * height * 3 * (widths[0] + widths[-1])
 
 
 def seam_score(image: torch.Tensor, reference: torch.Tensor, grid: TileGrid) -> float:
