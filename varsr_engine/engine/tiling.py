@@ -125,7 +125,7 @@ def tiles_per_pass(config: ModelConfig, device: torch.device, dtype: torch.dtype
 def decoder_bytes(config: ModelConfig, grid: TileGrid) -> int:
     """About what decoding the whole latent at once takes: the maps of the first block at full resolution.
 
-    Measured on a CPU: 0.9 to 1.0 of it at 1 and 2.4 megapixels with a network of 16 and 32 channels there.
+    Measured on a CPU: 1.0 to 1.1 of it at 1 and 2.4 megapixels with a network of 16 and 32 channels there.
     """
     width, height = grid.image_size
     widths = [config.vae_channels * m for m in config.vae_multipliers[:2]]
