@@ -331,6 +331,35 @@ def bench(
         run_bench(model, config, repeat, as_json)
 
 
+@command(no_args_is_help=True)
+def train(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="autoencoder, then transformer.")],
+    config: Annotated[
+        str, option("-c", "--config", metavar="FILE", help="TOML, or mini-autoencoder, mini-transformer.")
+    ],
+    out: Annotated[
+        Path, option("-o", "--out", metavar="FOLDER", help="State, log, previews, and the model at the end.")
+    ],
+    data: Annotated[
+        str, option("--data", metavar="FOLDER", help="Images to learn from, or synthetic.", show_default=True)
+    ] = "synthetic",
+    autoencoder: Annotated[
+        Path | None, option("--autoencoder", metavar="FOLDER", help="Of stage 1, for the transformer.")
+    ] = None,
+    resume: Annotated[bool, option("--resume", help="Go on with what the folder holds.")] = False,
+    steps: Annotated[int | None, option("--steps", min=1, help="Stop there; the schedule stays the config's.")] = None,
+    name: Annotated[str, option("--name", help="Of the model, in its file.")] = "",
+    licence: Annotated[str, option("--licence", help="Of the weights, in their file.")] = "",
+    quiet: Annotated[bool, option("-q", "--quiet", help="Only errors.", panel=MESSAGES)] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a model of your own; on several GPUs or processes: torchrun ... -m varsr_engine train ..."""
+    with exit_codes(verbose=verbose):
+        from varsr_engine.commands.train import TrainRun, run_train
+
+        run_train(TrainRun(stage, config, data, out, autoencoder, resume, steps, name, licence, quiet))
+
+
 def main() -> None:
     """Entry point of the console script."""
     app(prog_name="varsr")

@@ -30,7 +30,8 @@ def qkv_norm_rope(
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, L, D)
     q = F.normalize(q, dim=-1, eps=NORM_FLOOR) * q_scale[:, None, None]
     k = F.normalize(k, dim=-1, eps=NORM_FLOOR)
-    return rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin), v
+    q, k = rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)
+    return q.to(v.dtype), k.to(v.dtype), v  # under autocast the norms, and what follows them, are float32
 
 
 def qkv_norm_rope_cache_reference(

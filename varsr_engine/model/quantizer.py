@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
 from varsr_engine.config import ModelConfig
+
+# (step, vectors (B, n, Z), their nearest entries (B, n)) to the tokens that f_hat is built from instead.
+Feed = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class SharedPhi(nn.Module):
@@ -49,11 +54,14 @@ class Quantizer(nn.Module):
         distance = codebook.square().sum(dim=1) - 2 * vectors @ codebook.t()  # less |vector|^2, the same for all
         return distance.argmin(dim=-1)
 
-    def encode(self, latent: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    def encode(
+        self, latent: torch.Tensor, feed: Feed | None = None
+    ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
         """Quantise a latent (B, Z, p, p): tokens of each scale, transformer inputs, and the last scale's target.
 
         Returns tokens, K tensors (B, p_k^2); inputs (B, sum of p_k^2 for k >= 1, Z); and the residual (B, p^2, Z) that
-        is left before the last scale.
+        is left before the last scale. `feed` puts other tokens than the nearest into f_hat: the tokens of the scales
+        that follow then correct them.
         """
         residual, f_hat = latent, torch.zeros_like(latent)
         tokens, inputs = [], []
@@ -61,9 +69,10 @@ class Quantizer(nn.Module):
             last = step == self.config.num_scales - 1
             pooled = residual if last else F.interpolate(residual, size=(side, side), mode="area")
             last_residual = rearrange(residual, "b z h w -> b (h w) z")
-            tokens.append(self.nearest(rearrange(pooled, "b z h w -> b (h w) z")))
+            vectors = rearrange(pooled, "b z h w -> b (h w) z")
+            tokens.append(self.nearest(vectors))
             if not last:
-                h = self.contribution(tokens[-1], step)
+                h = self.contribution(tokens[-1] if feed is None else feed(step, vectors, tokens[-1]), step)
                 f_hat, residual = f_hat + h, residual - h
                 inputs.append(self.next_map(f_hat, step))
         return tokens, torch.cat(inputs, dim=1), last_residual

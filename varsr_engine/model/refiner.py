@@ -100,7 +100,7 @@ class ResidualBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(W, 3 * W))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=-1)
+        shift, scale, gate = self.adaLN_modulation(y).to(x.dtype).chunk(3, dim=-1)
         fc1, fc2, norm = linear_of(self.mlp, 0), linear_of(self.mlp, 2), self.in_ln
         weights = RefinerBlockWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         return refiner_block(x, shift, scale, gate, weights, norm.eps)
@@ -137,7 +137,7 @@ class RefinerNetwork(nn.Module):
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """x (R, Z) at timesteps (R,) given conditions z (R, C) to (R, 2Z): epsilon, then v."""
         y = self.time_embed(timesteps) + self.cond_embed(z)
-        h = self.input_proj(x)
+        h = self.input_proj(x).to(x.dtype)  # a float32 residual stream under autocast
         for block in self.res_blocks:
             h = block(h, y)
         out: torch.Tensor = self.final_layer(h, y)

@@ -68,11 +68,12 @@ class Block(nn.Module):
     def forward(
         self, x: torch.Tensor, cond: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
-        gate1, gate2, scale1, scale2, shift1, shift2 = self.ada_lin(cond).chunk(6, dim=-1)
+        gate1, gate2, scale1, scale2, shift1, shift2 = self.ada_lin(cond).to(x.dtype).chunk(6, dim=-1)
         attended = self.attn(adaln(x, scale1, shift1, self.eps), cos, sin, attend)
-        x = gated_residual(x, attended, self.attn.proj.weight, self.attn.proj.bias, gate1)
+        dtype = self.attn.proj.weight.dtype  # ops want one dtype; under autocast the products choose theirs again
+        x = gated_residual(x, attended.to(dtype), self.attn.proj.weight, self.attn.proj.bias, gate1)
         hidden = mlp(adaln(x, scale2, shift2, self.eps), self.ffn.fc1.weight, self.ffn.fc1.bias)
-        return gated_residual(x, hidden, self.ffn.fc2.weight, self.ffn.fc2.bias, gate2)
+        return gated_residual(x, hidden.to(dtype), self.ffn.fc2.weight, self.ffn.fc2.bias, gate2)
 
 
 class HeadNorm(nn.Module):
@@ -84,7 +85,7 @@ class HeadNorm(nn.Module):
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(config.embed_dim, 2 * config.embed_dim))
 
     def forward(self, x: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        scale, shift = self.ada_lin(cond).chunk(2, dim=-1)
+        scale, shift = self.ada_lin(cond).to(x.dtype).chunk(2, dim=-1)
         return adaln(x, scale, shift, self.eps)
 
 

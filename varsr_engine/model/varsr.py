@@ -112,8 +112,18 @@ class VARSR(nn.Module):
 
         lr and hr (B, 3, 16p, 16p) in [-1, 1], labels (B,).
         """
+        return self.forced(lr, *self.vae.quantize.encode(self.vae.encode(hr)), labels)
+
+    def forced(
+        self,
+        lr: torch.Tensor | None,
+        tokens: list[torch.Tensor],
+        inputs: torch.Tensor,
+        residual: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> TeacherForced:
+        """`teacher_forced` on an image that `Quantizer.encode` has turned into (tokens, inputs, residual)."""
         config, net = self.config, self.transformer
-        tokens, inputs, residual = self.vae.quantize.encode(self.vae.encode(hr))
         cond = net.class_emb(labels)
         parts = [net.first_input(None if lr is None else net.con_embedding(lr), cond)]
         pooled = inputs.split(config.step_lengths[1:], dim=1)
