@@ -1,7 +1,8 @@
 """Lists the packages (kernels/ is installed as varsr_engine.kernels) and builds the CPU kernels.
 
-csrc/cpu/*.cpp becomes varsr_engine/_cpu.so: plain C functions, no Python headers, no torch. It is left out where there
-is no C++ compiler or no x86-64; VARSR_BUILD_CPU=1 makes that an error, VARSR_BUILD_CPU=0 leaves it out always.
+csrc/cpu/*.cpp becomes varsr_engine/_cpu_avx2.so and _cpu_avx512.so, of which `kernels/cpu_library.py` loads the one
+that the processor runs: plain C functions, no Python headers, no torch. They are left out where there is no C++
+compiler or no x86-64; VARSR_BUILD_CPU=1 makes that an error, VARSR_BUILD_CPU=0 leaves them out always.
 """
 
 from __future__ import annotations
@@ -21,23 +22,28 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 # -fopenmp is for the compiler only: at run time the symbols are those of torch's own thread pool.
-COMPILE = ["-std=c++17", "-O3", "-mavx2", "-mfma", "-fopenmp", "-fPIC", "-fvisibility=default", "-Wall", "-Wextra"]
+COMPILE = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fvisibility=default", "-Wall", "-Wextra"]
+# A library each. GCC 12 takes its own AVX-512 headers for uninitialised reads (its bug 105593).
+INSTRUCTIONS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-Wno-uninitialized"],
+}
 
 
 class BuildCpuKernels(build_ext):
-    """Compiles each source by itself, in parallel, and links them into one shared library."""
+    """Compiles each source by itself, in parallel, and links them into a shared library."""
 
     def get_ext_filename(self, name: str) -> str:
         return name.replace(".", os.sep) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
-        target, objects = Path(self.get_ext_fullpath(ext.name)), Path(self.build_temp)
+        target, objects = Path(self.get_ext_fullpath(ext.name)), Path(self.build_temp) / ext.name
         target.parent.mkdir(parents=True, exist_ok=True)
         objects.mkdir(parents=True, exist_ok=True)
 
         def compile_one(source: str) -> str:
             out = str(objects / (Path(source).stem + ".o"))
-            subprocess.run([str(COMPILER), *COMPILE, "-c", source, "-o", out], check=True)
+            subprocess.run([str(COMPILER), *COMPILE, *ext.extra_compile_args, "-c", source, "-o", out], check=True)
             return out
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -64,7 +70,16 @@ def cpu_kernels() -> list[Extension]:
         sys.exit("VARSR_BUILD_CPU=1, but the CPU kernels need a C++ compiler (set CXX) on 64-bit x86 Linux")
     sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cpu/*.cpp"))
     headers = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cpu/*.h"))
-    return [Extension("varsr_engine._cpu", sources, depends=headers, optional=wanted == "auto")]
+    return [
+        Extension(
+            f"varsr_engine._cpu_{name}",
+            sources,
+            depends=headers,
+            extra_compile_args=flags,
+            optional=wanted == "auto",
+        )
+        for name, flags in INSTRUCTIONS.items()
+    ]
 
 
 setup(

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = {"torch", "triton", "numpy", "einops", "safetensors", "pillow", "typer", "rich"}
 # What a wheel may hold beside modules; the rest of the tree (tests, benchmarks, ...) stays out.
 DATA = {"varsr_engine/py.typed"}
-CPU_KERNELS = "varsr_engine/_cpu.so"
+CPU_KERNELS = {f"varsr_engine/_cpu_{name}.so" for name in ("avx2", "avx512")}
 SDIST = {"setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "csrc/README.md"}
 
 # Runs outside the checkout, with the wheel alone first on the path.
@@ -66,7 +66,7 @@ def check_wheel(path: Path) -> None:
     files = {name for name in names if not name.startswith(f"{info}/")}
     expected = {*modules_in_checkout(), *assets_in_checkout(), *DATA}
     if "-none-any" not in path.name:  # a platform's wheel: built where there is a C++ compiler
-        expected.add(CPU_KERNELS)
+        expected |= CPU_KERNELS
     compare(path.name, expected - files, files - expected)
     compare(path.name, {f"{info}/licenses/LICENSE"} - names, set())
 

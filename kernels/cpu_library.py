@@ -11,27 +11,36 @@ import math
 import threading
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import varsr_engine
 
-LIBRARY = Path(varsr_engine.__file__).parent / "_cpu.so"
+FOLDER = Path(varsr_engine.__file__).parent
+# A library for each set of instructions, by what torch calls it; its kernels are in step with torch's own.
+LIBRARIES = {"AVX2": "_cpu_avx2.so", "AVX512": "_cpu_avx512.so"}
 
 LANES = 8  # floats an AVX2 register holds: every width must be a multiple
+
+
+def instructions() -> str:
+    """What torch's own kernels use here: AVX2, AVX512, or a name without a library."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 @lru_cache(maxsize=1)
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """The library, or the reason why there is none."""
-    if not LIBRARY.exists():
-        return None, "varsr_engine/_cpu.so was not built (no C++ compiler, or not an x86-64 machine, at install time)"
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        return None, f"this processor has no AVX2 (torch calls it {torch.backends.cpu.get_cpu_capability()})"
+    if instructions() not in LIBRARIES:
+        return None, f"this processor has no AVX2 (torch calls it {instructions()})"
+    path = FOLDER / LIBRARIES[instructions()]
+    if not path.exists():
+        return None, f"varsr_engine/{path.name} was not built (no C++ compiler, or not x86-64, at install time)"
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        library = ctypes.CDLL(str(path))
     except OSError as error:
-        return None, f"varsr_engine/_cpu.so cannot be loaded: {error}"
+        return None, f"varsr_engine/{path.name} cannot be loaded: {error}"
     return library, ""
 
 
@@ -41,18 +50,23 @@ def call(function: str, *arguments: torch.Tensor | float | None) -> int:
     The arguments live until the call returns, so that a copy made for it is not freed under the kernel. The result
     means something only where the function returns an int64.
     """
-    loaded, reason = _load()
-    assert loaded is not None, reason
-    compiled = getattr(loaded, f"varsr_cpu_{function}")
-    compiled.restype = ctypes.c_int64
-    result: int = compiled(*map(_as_c, arguments))
+    compiled = _functions.get(function) or _declare(function, arguments)
+    result: int = compiled(*[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments])
     return result
 
 
-def _as_c(value: torch.Tensor | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
-    if value is None or isinstance(value, torch.Tensor):
-        return ctypes.c_void_p(None if value is None else value.data_ptr())
-    return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)
+_functions: dict[str, Any] = {}  # by name, once they were called
+
+
+def _declare(function: str, arguments: tuple[torch.Tensor | float | None, ...]) -> Any:
+    """The compiled function, its argument types those of this first call."""
+    loaded, reason = _load()
+    assert loaded is not None, reason
+    compiled = getattr(loaded, f"varsr_cpu_{function}")
+    c_types = {int: ctypes.c_int64, float: ctypes.c_float}
+    compiled.argtypes = [c_types.get(type(a), ctypes.c_void_p) for a in arguments]
+    compiled.restype = ctypes.c_int64
+    return _functions.setdefault(function, compiled)
 
 
 def scratch(purpose: str, *shape: int) -> torch.Tensor:
@@ -84,13 +98,6 @@ def why_not(*tensors: torch.Tensor, width: int = LANES) -> str | None:
     if width % LANES != 0:
         return f"a width of {width} is not a multiple of {LANES}"
     return None
-
-
-def why_not_wide(*tensors: torch.Tensor, width: int = LANES) -> str | None:
-    """As `why_not`, for kernels that are bound by arithmetic: torch's own are wider where there is AVX-512."""
-    if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        return "this processor has AVX-512, for which torch's own kernel is compiled and this one is not"
-    return why_not(*tensors, width=width)
 
 
 def rows_contiguous(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,47 +12,45 @@
 namespace varsr {
 namespace {
 
-constexpr int64_t kRows = 6;      // rows of the micro-kernel: 6 x 16 accumulators fill 12 of 16 registers
-constexpr int64_t kColumns = 16;  // its columns, and the width of a weight panel
-// Tiles a block: more reuse of the weight panels that stream from L3, against a transformed input (830 KB at 160
-// channels) that outgrows L2. 24 to 48 are equal at 160 channels; 24 lose 20 % at 640, 96 lose 6 to 15 % below that.
-constexpr int64_t kMaxTiles = 36;
+// Tiles a block: more reuse of the weight panels that stream from L3, against a transformed input (830 KB at 36 tiles
+// of 160 channels) that outgrows L2. Of the AVX2 kernel, 24 to 48 are equal at 160 channels; 24 lose 20 % at 640, 96
+// lose 6 to 15 % below that. Of the AVX-512 kernel, 28 to 56 are equal.
+constexpr int64_t kMaxTiles = kLanes == 8 ? 36 : 42;
 // Channels in a partial sum. One running sum over all makes most of the error of F(4x4), 1.7 times that of torch's
 // direct sum (RMS) at 160 channels; partial sums bring that to 0.9, in the same time.
 constexpr int64_t kChunk = 32;
-constexpr int64_t kPrefetch = 256;  // floats ahead in the panels, which stream from L3: 16 steps, some 100 cycles
 // Fewer input channels take F(4x2): where torch's sum is short too, F(4x4) has up to 2.2 times its error.
 constexpr int64_t kWide = 160;
 
-// c[6][16] = a[6][depth] b[depth][16], b a packed panel; depth is a multiple of 8.
+// c[kRows][kColumns] = a[kRows][depth] b[depth][kColumns], b a packed panel; depth is a multiple of kLanes.
 void multiply_panel(int64_t depth, const float* a, int64_t lda, const float* b, float* c, int64_t ldc) {
   for (int64_t start = 0; start < depth; start += kChunk) {
     const int64_t end = std::min(depth, start + kChunk);
-    __m256 left[kRows], right[kRows];
-#pragma GCC unroll 6
-    for (int i = 0; i < kRows; ++i) left[i] = right[i] = _mm256_setzero_ps();
+    TileSums sums;
+#pragma GCC unroll 14
+    for (int i = 0; i < kRows; ++i) sums.left[i] = sums.right[i] = broadcast(0.0f);
     for (int64_t k = start; k < end; k += 4) {
 #pragma GCC unroll 4
       for (int u = 0; u < 4; ++u, b += kColumns) {
-        const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + kLanes);
-        _mm_prefetch(reinterpret_cast<const char*>(b + kPrefetch), _MM_HINT_T0);
-#pragma GCC unroll 6
+        const Vec left = load(b), right = load(b + kLanes);
+        prefetch_columns(b + kPrefetch);
+#pragma GCC unroll 14
         for (int i = 0; i < kRows; ++i) {
-          const __m256 value = _mm256_broadcast_ss(a + i * lda + k + u);
-          left[i] = _mm256_fmadd_ps(value, b0, left[i]);
-          right[i] = _mm256_fmadd_ps(value, b1, right[i]);
+          const Vec value = broadcast(a[i * lda + k + u]);
+          sums.left[i] = fma(value, left, sums.left[i]);
+          sums.right[i] = fma(value, right, sums.right[i]);
         }
       }
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 14
     for (int i = 0; i < kRows; ++i) {
       float* row = c + i * ldc;
       if (start > 0) {
-        left[i] = _mm256_add_ps(left[i], _mm256_load_ps(row));
-        right[i] = _mm256_add_ps(right[i], _mm256_load_ps(row + kLanes));
+        sums.left[i] = sums.left[i] + load(row);
+        sums.right[i] = sums.right[i] + load(row + kLanes);
       }
-      _mm256_store_ps(row, left[i]);
-      _mm256_store_ps(row + kLanes, right[i]);
+      store(row, sums.left[i]);
+      store(row + kLanes, sums.right[i]);
     }
   }
 }
@@ -70,7 +68,7 @@ class Convolution {
     return N * round_up(C_out, kColumns) * round_up(C_in, kLanes);
   }
 
-  // Panels of 16 output channels: [N][C_out / 16][C_in][16], zeros where the channels are padded.
+  // Panels of kColumns output channels: [N][C_out / kColumns][C_in][kColumns], zeros where the channels are padded.
   static void transform_weight(const float* weight, float* panels, int64_t C_out, int64_t C_in) {
     double gh[NH][3], gw[NW][3];
     filter_matrix<MH>(gh);
@@ -80,7 +78,7 @@ class Convolution {
     for (int64_t p = 0; p < width / kColumns; ++p)
       for (int64_t c = 0; c < depth; ++c) {
         double w[9][kColumns] = {}, half[NH][3][kColumns];  // one filter a lane
-        for (int64_t lane = 0; lane < std::min(kColumns, C_out - p * kColumns) && c < C_in; ++lane)
+        for (int64_t lane = 0; lane < std::min<int64_t>(kColumns, C_out - p * kColumns) && c < C_in; ++lane)
           for (int k = 0; k < 9; ++k) w[k][lane] = weight[((p * kColumns + lane) * C_in + c) * 9 + k];
         for (int i = 0; i < NH; ++i)
           for (int k = 0; k < 3; ++k)
@@ -159,22 +157,22 @@ class Convolution {
     const float* corner = x_ + ((t.b * s_.H + t.y - 1) * s_.W + t.x - 1) * s_.C_in;
     const bool inside = t.y > 0 && t.x > 0 && t.y + MH < s_.H && t.x + MW < s_.W;
     for (int64_t c = 0; c < s_.C_in; c += kLanes) {
-      __m256 d[N], half[N], u[N];
+      Vec d[N], half[N], u[N];
       if (inside && c + kLanes <= s_.C_in) {
         for (int i = 0; i < NH; ++i)
-          for (int j = 0; j < NW; ++j) d[i * NW + j] = _mm256_loadu_ps(corner + (i * s_.W + j) * s_.C_in + c);
+          for (int j = 0; j < NW; ++j) d[i * NW + j] = load(corner + (i * s_.W + j) * s_.C_in + c);
       } else {
-        const __m256i mask = lanes_below(s_.C_in, c);
+        const Mask mask = lanes_below(s_.C_in, c);
         for (int i = 0; i < NH; ++i)
           for (int j = 0; j < NW; ++j) {
             const int64_t y = t.y - 1 + i, x = t.x - 1 + j;
             const bool in = y >= 0 && y < s_.H && x >= 0 && x < s_.W;
-            d[i * NW + j] = in ? _mm256_maskload_ps(corner + (i * s_.W + j) * s_.C_in + c, mask) : _mm256_setzero_ps();
+            d[i * NW + j] = in ? load(corner + (i * s_.W + j) * s_.C_in + c, mask) : broadcast(0.0f);
           }
       }
       for (int j = 0; j < NW; ++j) Filter<MH>::input(d + j, NW, half + j, NW);
       for (int i = 0; i < NH; ++i) Filter<MW>::input(half + i * NW, 1, u + i * NW, 1);
-      for (int n = 0; n < N; ++n) _mm256_store_ps(v + n * stride + c, u[n]);
+      for (int n = 0; n < N; ++n) store(v + n * stride + c, u[n]);
     }
   }
 
@@ -182,18 +180,18 @@ class Convolution {
     const int64_t height = std::min<int64_t>(MH, s_.H - t.y), width = std::min<int64_t>(MW, s_.W - t.x);
     const int64_t corner = ((t.b * s_.H + t.y) * s_.W + t.x) * s_.C_out;
     for (int64_t c = first; c < end; c += kLanes) {
-      __m256 m[N], half[MH * NW], y[MH * MW];
-      for (int n = 0; n < N; ++n) m[n] = _mm256_load_ps(product + n * stride + c - first);
+      Vec m[N], half[MH * NW], y[MH * MW];
+      for (int n = 0; n < N; ++n) m[n] = load(product + n * stride + c - first);
       for (int j = 0; j < NW; ++j) Filter<MH>::output(m + j, NW, half + j, NW);
       for (int i = 0; i < MH; ++i) Filter<MW>::output(half + i * NW, 1, y + i * MW, 1);
-      const __m256i mask = lanes_below(end, c);
-      const __m256 bias = _mm256_maskload_ps(bias_ + c, mask);
+      const Mask mask = lanes_below(end, c);
+      const Vec bias = load(bias_ + c, mask);
       for (int64_t i = 0; i < height; ++i)
         for (int64_t j = 0; j < width; ++j) {
           const int64_t at = corner + (i * s_.W + j) * s_.C_out + c;
-          __m256 value = _mm256_add_ps(y[i * MW + j], bias);
-          if (residual_) value = _mm256_add_ps(value, _mm256_maskload_ps(residual_ + at, mask));
-          _mm256_maskstore_ps(out_ + at, mask, value);
+          Vec value = y[i * MW + j] + bias;
+          if (residual_) value = value + load(residual_ + at, mask);
+          store(out_ + at, value, mask);
         }
     }
   }

@@ -29,25 +29,19 @@ inline __m256 gelu(__m256 x) {
   return _mm256_mul_ps(x, sigmoid(_mm256_mul_ps(_mm256_set1_ps(1.5957691216057308f), _mm256_add_ps(x, cubic))));
 }
 
-inline float horizontal_sum(__m256 x) {
-  __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-}
-
 inline float sum_squares(const float* x, int64_t n, float mean) {
   __m256 total = _mm256_setzero_ps();
   for (int64_t i = 0; i < n; i += 8) {
     const __m256 centred = _mm256_sub_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(mean));
     total = _mm256_fmadd_ps(centred, centred, total);
   }
-  return horizontal_sum(total);
+  return varsr::sum(total);
 }
 
 inline float sum(const float* x, int64_t n) {
   __m256 total = _mm256_setzero_ps();
   for (int64_t i = 0; i < n; i += 8) total = _mm256_add_ps(total, _mm256_loadu_ps(x + i));
-  return horizontal_sum(total);
+  return varsr::sum(total);
 }
 
 // Rotates the pairs (x[2j], x[2j+1]) of eight values by four angles given as cosines and sines.
@@ -127,7 +121,7 @@ void varsr_cpu_split_heads(const float* source, const float* bias, const float* 
         _mm256_storeu_ps(y + i, value);
       }
       if (!cos) continue;
-      const float norm = std::fmax(std::sqrt(horizontal_sum(squares)), 1e-12f);
+      const float norm = std::fmax(std::sqrt(varsr::sum(squares)), 1e-12f);
       const __m256 factor = _mm256_set1_ps((scale ? scale[h] : 1.0f) / norm);
       for (int64_t i = 0; i < D; i += 8) {
         const __m256 value = _mm256_mul_ps(_mm256_loadu_ps(y + i), factor);

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "simd.h"
-#include "simd_conv.h"
 
 namespace varsr {
 namespace {
@@ -18,24 +17,23 @@ struct ChannelSums {
   double *value, *square;
 };
 
-void add_vector(__m256 x, __m256d (&value)[2], __m256d (&square)[2]) {
-  const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(x)), high = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
-  value[0] = _mm256_add_pd(value[0], low);
-  value[1] = _mm256_add_pd(value[1], high);
-  square[0] = _mm256_fmadd_pd(low, low, square[0]);
-  square[1] = _mm256_fmadd_pd(high, high, square[1]);
+void add_vector(Vec x, VecD (&value)[2], VecD (&square)[2]) {
+  const VecD halves[2] = {widen_low(x), widen_high(x)};
+  for (int h = 0; h < 2; ++h) {
+    value[h] = value[h] + halves[h];
+    square[h] = fma(halves[h], halves[h], square[h]);
+  }
 }
 
-// Adds a pixel to the sums, which are padded to a multiple of 8 channels.
+// Adds a pixel to the sums, which are padded to a multiple of kLanes channels.
 void add_pixel(const float* x, int64_t C, const ChannelSums& sums) {
   for (int64_t c = 0; c < C; c += kLanes) {
-    __m256d value[2] = {_mm256_load_pd(sums.value + c), _mm256_load_pd(sums.value + c + 4)};
-    __m256d square[2] = {_mm256_load_pd(sums.square + c), _mm256_load_pd(sums.square + c + 4)};
-    const bool whole = c + kLanes <= C;
-    add_vector(whole ? _mm256_loadu_ps(x + c) : _mm256_maskload_ps(x + c, lanes_below(C, c)), value, square);
+    VecD value[2] = {load(sums.value + c), load(sums.value + c + kLanes / 2)};
+    VecD square[2] = {load(sums.square + c), load(sums.square + c + kLanes / 2)};
+    add_vector(c + kLanes <= C ? load(x + c) : load(x + c, lanes_below(C, c)), value, square);
     for (int h = 0; h < 2; ++h) {
-      _mm256_store_pd(sums.value + c + 4 * h, value[h]);
-      _mm256_store_pd(sums.square + c + 4 * h, square[h]);
+      store(sums.value + c + kLanes / 2 * h, value[h]);
+      store(sums.square + c + kLanes / 2 * h, square[h]);
     }
   }
 }
@@ -68,24 +66,19 @@ void fold_statistics(const Norm& norm, const double* partial, int64_t threads, i
 }
 
 template <bool kSilu>
-__m256 normalize(__m256 x, __m256 scale, __m256 shift) {
-  const __m256 y = _mm256_fmadd_ps(x, scale, shift);
-  if (!kSilu) return y;
-  const __m256 one = _mm256_set1_ps(1.0f);
-  return _mm256_div_ps(y, _mm256_add_ps(one, exp_ps(_mm256_sub_ps(_mm256_setzero_ps(), y))));
+Vec normalize(Vec x, Vec scale, Vec shift) {
+  const Vec y = fma(x, scale, shift);
+  return kSilu ? y / (broadcast(1.0f) + exp_ps(-y)) : y;
 }
 
 template <bool kSilu>
 void normalize_pixel(const float* x, float* out, int64_t C, const float* scale, const float* shift) {
   int64_t c = 0;
   for (; c + kLanes <= C; c += kLanes)
-    _mm256_storeu_ps(out + c,
-                     normalize<kSilu>(_mm256_loadu_ps(x + c), _mm256_load_ps(scale + c), _mm256_load_ps(shift + c)));
+    store(out + c, normalize<kSilu>(load(x + c), load(scale + c), load(shift + c)));
   if (c < C) {
-    const __m256i mask = lanes_below(C, c);
-    _mm256_maskstore_ps(
-        out + c, mask,
-        normalize<kSilu>(_mm256_maskload_ps(x + c, mask), _mm256_load_ps(scale + c), _mm256_load_ps(shift + c)));
+    const Mask mask = lanes_below(C, c);
+    store(out + c, normalize<kSilu>(load(x + c, mask), load(scale + c), load(shift + c)), mask);
   }
 }
 

@@ -1,7 +1,7 @@
 // Attention of one scale's queries over every cached key: softmax(Q K^T) V, exact, without a mask.
 //
 // A thread takes a range of queries of one head and walks the keys block by block (online softmax). Both products are
-// made of one micro-kernel, tiles of 6 rows by 16 columns times panels of 16 columns, so that scores come out of the
+// made of one micro-kernel, tiles of kRows rows times panels of kColumns columns, so that scores come out of the
 // first in the very layout in which the second reads its weights: nothing is transposed or packed between the two.
 #include <omp.h>
 
@@ -15,23 +15,21 @@
 
 namespace {
 
-using varsr::kColumns, varsr::kRows, varsr::kTile;
+using varsr::ceil_div, varsr::kColumns, varsr::kLanes, varsr::kRows, varsr::kTile, varsr::Vec;
 
 constexpr int kMaxDepth = 128;
-// A panel of values (17 KB) and the weights of six queries (6.5 KB) stay in L1 together. An odd number of tiles spreads
-// the tiles of successive groups over the cache sets. 25 and 33 tiles are no faster.
-constexpr int kKeyTiles = 17, kKeys = kKeyTiles * kColumns;
-// Queries that share a panel of keys (4 KB) while it is in L1; their scores (102 KB) stay in L2. 8 to 24 groups are
+// A panel of values and the weights of a group of queries stay in L1 together: 17 + 6.5 KB (AVX2), 28 + 12.5 (AVX-512).
+// An odd number of tiles spreads the tiles of successive groups over the cache sets. More are no faster.
+constexpr int kKeyTiles = kLanes == 8 ? 17 : 7, kKeys = kKeyTiles * kColumns;
+// Queries that share a panel of keys while it is in L1; their scores (102 or 200 KB) stay in L2. 8 to 24 groups are
 // within 1 %.
 constexpr int kBlockGroups = 16;
 // At most 1056 queries are a unit of work: the largest scale in one, as packing the keys again for a second costs 2 %.
-constexpr int kUnitGroups = 176;
+constexpr int kUnitGroups = 1056 / kRows;
 // FLOPs that take one core 13 us: below, waking the other threads (about 5 us) costs more than they save.
 constexpr int64_t kMinParallelFlops = 1 << 20;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Head {
   const float *q, *k, *v;
@@ -41,25 +39,25 @@ struct Head {
   int depth, depth_tiles;
 };
 
-// What a thread works in. Rows of tiles are dense: [group][tile][6][16].
+// What a thread works in. Rows of tiles are dense: [group][tile][kRows][kColumns].
 struct Workspace {
   alignas(64) float queries[kUnitGroups * kRows * kMaxDepth];
   alignas(64) float outputs[kUnitGroups * kRows * kMaxDepth];
-  alignas(64) float keys[kKeys * kMaxDepth];    // [key tile][depth][16]
-  alignas(64) float values[kKeys * kMaxDepth];  // [depth tile][key][16]
+  alignas(64) float keys[kKeys * kMaxDepth];    // [key tile][depth][kColumns]
+  alignas(64) float values[kKeys * kMaxDepth];  // [depth tile][key][kColumns]
   alignas(64) float scores[kBlockGroups * kKeyTiles * kTile];
-  alignas(64) __m256 block_max[kBlockGroups * kRows];
+  alignas(64) Vec block_max[kBlockGroups * kRows];
   float row_max[kUnitGroups * kRows], row_sum[kUnitGroups * kRows];
 };
 
-void score_tile(int depth_tiles, const float* queries, const float* keys, float* scores, __m256* maxima) {
+void score_tile(int depth_tiles, const float* queries, const float* keys, float* scores, Vec* maxima) {
   varsr::TileSums sums;
   varsr::multiply_tiles(depth_tiles, queries, keys, sums);
-#pragma GCC unroll 6
+#pragma GCC unroll 14
   for (int row = 0; row < kRows; ++row) {
-    _mm256_store_ps(scores + row * kColumns, sums.left[row]);
-    _mm256_store_ps(scores + row * kColumns + 8, sums.right[row]);
-    maxima[row] = _mm256_max_ps(maxima[row], _mm256_max_ps(sums.left[row], sums.right[row]));
+    varsr::store(scores + row * kColumns, sums.left[row]);
+    varsr::store(scores + row * kColumns + kLanes, sums.right[row]);
+    maxima[row] = varsr::max(maxima[row], varsr::max(sums.left[row], sums.right[row]));
   }
 }
 
@@ -67,14 +65,14 @@ void score_tile(int depth_tiles, const float* queries, const float* keys, float*
 void add_weighted_values(int key_tiles, const float* weights, const float* values, float* output) {
   varsr::TileSums sums;
   varsr::multiply_tiles(key_tiles, weights, values, sums);
-#pragma GCC unroll 6
+#pragma GCC unroll 14
   for (int row = 0; row < kRows; ++row, output += kColumns) {
-    _mm256_store_ps(output, _mm256_add_ps(_mm256_load_ps(output), sums.left[row]));
-    _mm256_store_ps(output + 8, _mm256_add_ps(_mm256_load_ps(output + 8), sums.right[row]));
+    varsr::store(output, varsr::load(output) + sums.left[row]);
+    varsr::store(output + kLanes, varsr::load(output + kLanes) + sums.right[row]);
   }
 }
 
-// Sixteen values of a row, filled up with zeros past the depth; all zeros for a row that is not there (null).
+// kColumns values of a row, filled up with zeros past the depth; all zeros for a row that is not there (null).
 inline void copy_tile_row(const float* row, int tile, int depth, float* to) {
   for (int d = tile * kColumns; d < (tile + 1) * kColumns; d += 8, to += 8) {
     _mm256_store_ps(to, row && d < depth ? _mm256_loadu_ps(row + d) : _mm256_setzero_ps());
@@ -117,7 +115,7 @@ void pack_values(const Head& head, int64_t first, int key_tiles, float* packed) 
 }
 
 void score_block(int groups, int key_tiles, int depth_tiles, const float* queries, Workspace& work) {
-  std::fill_n(work.block_max, groups * kRows, _mm256_set1_ps(-kInfinity));
+  std::fill_n(work.block_max, groups * kRows, varsr::broadcast(-kInfinity));
   for (int tile = 0; tile < key_tiles; ++tile) {
     const float* keys = work.keys + tile * depth_tiles * kColumns * kColumns;
     for (int group = 0; group < groups; ++group) {
@@ -136,16 +134,16 @@ void hide_padding(int groups, int key_tiles, int hidden, float* scores) {
 
 // scores = e^(scores - maximum) in place, for one row of tiles; returns their sum.
 inline float exponentiate_row(int key_tiles, float maximum, float* scores) {
-  const __m256 shift = _mm256_set1_ps(maximum);
-  __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  const Vec shift = varsr::broadcast(maximum);
+  Vec sums[2] = {varsr::broadcast(0.0f), varsr::broadcast(0.0f)};
   for (int tile = 0; tile < key_tiles; ++tile, scores += kTile) {
     for (int half = 0; half < 2; ++half) {
-      const __m256 weights = varsr::exp_nonpositive(_mm256_sub_ps(_mm256_load_ps(scores + half * 8), shift));
-      _mm256_store_ps(scores + half * 8, weights);
-      sums[half] = _mm256_add_ps(sums[half], weights);
+      const Vec weights = varsr::exp_nonpositive(varsr::load(scores + half * kLanes) - shift);
+      varsr::store(scores + half * kLanes, weights);
+      sums[half] = sums[half] + weights;
     }
   }
-  return varsr::sum_ps(_mm256_add_ps(sums[0], sums[1]));
+  return varsr::sum(sums[0] + sums[1]);
 }
 
 void scale_row(int depth_tiles, float factor, float* output) {
@@ -159,7 +157,7 @@ void weigh_block(int first_row, int rows, int key_tiles, int depth_tiles, Worksp
   for (int row = 0; row < rows; ++row) {
     float& maximum = work.row_max[first_row + row];
     float& sum = work.row_sum[first_row + row];
-    const float block_max = varsr::max_ps(work.block_max[row]);
+    const float block_max = varsr::max(work.block_max[row]);
     if (block_max > maximum) {
       const float shrink = std::exp(maximum - block_max);
       const int group = (first_row + row) / kRows;

@@ -23,7 +23,7 @@ def supports(C_in: int, C_out: int) -> bool:
 def prepare(weight: torch.Tensor) -> torch.Tensor | None:
     """The transformed kernel, if this machine wants one and it is worth keeping."""
     C_out, C_in = weight.shape[:2]
-    if cpu.why_not_wide(weight) is not None or not supports(C_in, C_out):
+    if cpu.why_not(weight) is not None or not supports(C_in, C_out):
         return None
     return transform(weight) if weight.numel() <= KEEP_BELOW else None
 
@@ -52,7 +52,7 @@ def why_not(
         return f"{pixels} pixels are too few for {C_in} channels: torch's convolution is more exact"
     if weights.transformed is None and pixels < MIN_PIXELS:
         return f"{pixels} pixels are too few to transform {C_in} x {C_out} kernels for"
-    return cpu.why_not_wide(x, *weights[:2], *([] if residual is None else [residual]))
+    return cpu.why_not(x, *weights[:2], *([] if residual is None else [residual]))
 
 
 def conv3x3_cpu(

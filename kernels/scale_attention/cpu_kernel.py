@@ -19,7 +19,7 @@ def why_not(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor
     for name, t in (("q", q), ("k", k), ("v", v)):
         if t.stride(3) != 1:
             return f"the last dimension of {name} is not contiguous"
-    return cpu.why_not_wide(q, k, v, width=q.shape[3])
+    return cpu.why_not(q, k, v, width=q.shape[3])
 
 
 def scale_attention_cpu(
