@@ -9,6 +9,7 @@ from varsr_engine.kernels.conv3x3 import conv3x3 as conv3x3
 from varsr_engine.kernels.gated_residual import gated_residual as gated_residual
 from varsr_engine.kernels.groupnorm_silu import groupnorm_silu as groupnorm_silu
 from varsr_engine.kernels.guided_sample import guided_sample as guided_sample
+from varsr_engine.kernels.linear import linear as linear
 from varsr_engine.kernels.mlp import mlp as mlp
 from varsr_engine.kernels.philox import philox_normal as philox_normal
 from varsr_engine.kernels.qkv_norm_rope_cache import qkv_norm_rope_cache as qkv_norm_rope_cache

@@ -7,6 +7,7 @@ import torch
 from varsr_engine.dispatch import Op
 from varsr_engine.kernels.gated_residual import cpu_kernel
 from varsr_engine.kernels.gated_residual.reference import gated_residual_reference
+from varsr_engine.kernels.panels import check_weight
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
 
 _op = Op("gated_residual")
@@ -26,7 +27,7 @@ def gated_residual(
 ) -> torch.Tensor:
     """residual + gate * (x W^T + b); `out=residual` updates it in place.
 
-    residual (B, L, C) float32, x (B, L, K), weight (C, K), bias (C,), gate (B, C) in residual's dtype.
+    residual (B, L, C) float32, x (B, L, K), weight (C, K) or its panels, bias (C,), gate (B, C) in residual's dtype.
     Source: VARSR section 3 (gates of adaLN).
     """
     op = "gated_residual"
@@ -35,7 +36,7 @@ def gated_residual(
     B, L, C = residual.shape
     K = x.shape[2]
     check_shape(op, "x", x, "(B, L, K)", (B, L, K))
-    check_shape(op, "weight", weight, "(C, K)", (C, K))
+    check_weight(op, "weight", weight, "(C, K)", (C, K))
     check_shape(op, "bias", bias, "(C,)", (C,))
     check_shape(op, "gate", gate, "(B, C)", (B, C))
     check_dtype(op, "weight", weight, x.dtype, "x")

@@ -1,10 +1,11 @@
-"""gated_residual on the CPU: the library's product, then bias, gate and addition in one sweep (csrc/cpu/fused.cpp)."""
+"""gated_residual on the CPU: a product, then bias, gate and addition in one sweep (csrc/cpu/fused.cpp)."""
 
 from __future__ import annotations
 
 import torch
 
 from varsr_engine.kernels import cpu_library as cpu
+from varsr_engine.kernels.linear.cpu_kernel import product
 
 
 def why_not(
@@ -30,7 +31,7 @@ def gated_residual_cpu(
 ) -> torch.Tensor:
     out = torch.empty_like(residual) if out is None else out
     x = x.flatten(0, 1)
-    update = torch.mm(x, weight.t(), out=cpu.scratch("product", x.shape[0], weight.shape[0]))
+    update = product(x, weight, cpu.scratch("product", x.shape[0], residual.shape[-1]))
     gated_add(residual, update, bias, gate, max(residual.shape[1], 1), out)
     return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from varsr_engine.kernels.panels import as_matrix
 from varsr_engine.kernels.spec import Cost
 
 
@@ -16,7 +17,7 @@ def gated_residual_reference(
     gate: torch.Tensor,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    update = F.linear(x, weight, bias).to(residual.dtype)
+    update = F.linear(x, as_matrix(weight), bias).to(residual.dtype)
     if out is None:
         return torch.addcmul(residual, update, gate[:, None])
     return torch.addcmul(residual, update, gate[:, None], out=out)

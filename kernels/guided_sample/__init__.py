@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.guided_sample import cpu_kernel
 from varsr_engine.kernels.guided_sample.reference import Sampling as Sampling
 from varsr_engine.kernels.guided_sample.reference import guided_sample_reference
+from varsr_engine.kernels.panels import check_weight
 from varsr_engine.kernels.spec import check_ndim, check_shape
 
 _op = Op("guided_sample")
 _op.register("torch", guided_sample_reference)
+_op.register("cpu", cpu_kernel.guided_sample_cpu, cpu_kernel.why_not)
 
 
 def guided_sample(
@@ -26,19 +29,17 @@ def guided_sample(
     """tokens ~ softmax(filter(logits)), logits = ((1 + t) cond - t uncond) W^T + b; argmax where sampling is None.
 
     Guidance commutes with the linear head, so it is taken before it, on half the rows.
-    cond and uncond (B, L, C) float32 (uncond None: t = 0), ratio t (B,), weight (V, C), bias (V,).
+    cond and uncond (B, L, C) float32 (uncond None: t = 0), ratio t (B,), weight (V, C) or its panels, bias (V,).
     Returns tokens (B, L) int64 (the lowest index on ties) and the guided logits (B, L, V) in float32.
     Sampling is by Gumbel noise from Philox: independent of the batch. Source: VARSR section 3.3, spec section 6.
     """
     op = "guided_sample"
     check_ndim(op, "cond", cond, "(B, L, C)", 3)
-    check_ndim(op, "weight", weight, "(V, C)", 2)
     B, L, C = cond.shape
-    V = weight.shape[0]
+    V, _ = check_weight(op, "weight", weight, "(V, C)", (None, C))
     if uncond is not None:
         check_shape(op, "uncond", uncond, "(B, L, C)", (B, L, C))
     check_shape(op, "ratio", ratio, "(B,)", (B,))
-    check_shape(op, "weight", weight, "(V, C)", (V, C))
     check_shape(op, "bias", bias, "(V,)", (V,))
     if sampling is not None:
         for name in ("top_k", "top_p", "temperature", "seeds"):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from varsr_engine.kernels.panels import as_matrix
 from varsr_engine.kernels.philox.reference import gumbel
 from varsr_engine.kernels.spec import Cost
 
@@ -60,8 +61,12 @@ def guided_sample_reference(
     sampling: Sampling | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     hidden = guide(cond, uncond, ratio).to(weight.dtype)
-    logits = F.linear(hidden, weight, bias)
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = F.linear(hidden, as_matrix(weight), bias)
+    return draw(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, sampling)
+
+
+def draw(logits: torch.Tensor, sampling: Sampling | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens of guided logits (B, L, V), and these."""
     if sampling is None:
         return logits.argmax(dim=-1), logits
     s = sampling

@@ -7,6 +7,7 @@ import torch
 from varsr_engine.dispatch import Op
 from varsr_engine.kernels.mlp import cpu_kernel
 from varsr_engine.kernels.mlp.reference import mlp_reference
+from varsr_engine.kernels.panels import check_weight
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
 
 _op = Op("mlp")
@@ -24,14 +25,12 @@ def mlp(
 ) -> torch.Tensor:
     """gelu_tanh(x W^T + b).
 
-    x (B, L, C), weight (F, C), bias (F,); result (B, L, F) in x's dtype, written to contiguous `out` if given.
+    x (B, L, C), weight (F, C) or its panels, bias (F,); result (B, L, F) in x's dtype, in contiguous `out` if given.
     Source: VARSR section 3 (FFN of the VAR transformer).
     """
     check_ndim("mlp", "x", x, "(B, L, C)", 3)
-    check_ndim("mlp", "weight", weight, "(F, C)", 2)
     B, L, C = x.shape
-    width = weight.shape[0]
-    check_shape("mlp", "weight", weight, "(F, C)", (width, C))
+    width, _ = check_weight("mlp", "weight", weight, "(F, C)", (None, C))
     check_shape("mlp", "bias", bias, "(F,)", (width,))
     check_dtype("mlp", "weight", weight, x.dtype, "x")
     if out is not None:

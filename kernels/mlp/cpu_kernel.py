@@ -1,4 +1,4 @@
-"""mlp on the CPU: the library's product, then bias and GELU in one sweep in place (csrc/cpu/fused.cpp)."""
+"""mlp on the CPU: a product, then bias and GELU in one sweep in place (csrc/cpu/fused.cpp)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Literal
 import torch
 
 from varsr_engine.kernels import cpu_library as cpu
+from varsr_engine.kernels.linear.cpu_kernel import product
 
 ACTIVATIONS = {"gelu": 0, "silu": 1}
 
 
 def why_not(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor | None = None) -> str | None:
-    return cpu.why_not(x, weight, bias, *([] if out is None else [out]), width=weight.shape[0])
+    return cpu.why_not(x, weight, bias, *([] if out is None else [out]), width=bias.shape[0])
 
 
 def mlp_cpu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     B, L, _ = x.shape
-    out = torch.empty(B, L, weight.shape[0]) if out is None else out
-    torch.mm(x.flatten(0, 1), weight.t(), out=out.flatten(0, 1))
+    out = torch.empty(B, L, bias.shape[0]) if out is None else out
+    product(x.flatten(0, 1), weight, out.flatten(0, 1))
     bias_activation(out.flatten(0, 1), bias, "gelu")
     return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.panels import check_weight
 from varsr_engine.kernels.qkv_norm_rope_cache import cpu_kernel
 from varsr_engine.kernels.qkv_norm_rope_cache.reference import qkv_norm_rope_cache_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
@@ -31,7 +32,7 @@ def qkv_norm_rope_cache(
 ) -> torch.Tensor:
     """(q, k, v) = x W^T + b; q = RoPE(q / |q| * q_scale); k = RoPE(k / |k|); cache[position:position+L] = k, v.
 
-    x (B, L, C), weight (3C, C), bias (3C,), q_scale (H,) float32, cos and sin (L, D/2) float32,
+    x (B, L, C), weight (3C, C) or its panels, bias (3C,), q_scale (H,) float32, cos and sin (L, D/2) float32,
     k_cache and v_cache (B, H, S, D), written in place. Returns q (B, H, num_queries, D) in x's dtype,
     in `out` if given: of the last num_queries tokens (default all), where the others are only attended to.
     Norms and rotations are taken in float32. Source: VARSR section 3.2 (scale-aligned RoPE).
@@ -45,7 +46,7 @@ def qkv_norm_rope_cache(
     if H * D != C:
         raise ValueError(f"{op}: k_cache must be (B, H, S, D) with H * D = C = {C}, got {tuple(k_cache.shape)}")
     check_shape(op, "v_cache", v_cache, "(B, H, S, D)", (B, H, S, D))
-    check_shape(op, "weight", weight, "(3C, C)", (3 * C, C))
+    check_weight(op, "weight", weight, "(3C, C)", (3 * C, C))
     check_shape(op, "bias", bias, "(3C,)", (3 * C,))
     check_shape(op, "q_scale", q_scale, "(H,)", (H,))
     check_shape(op, "cos", cos, "(L, D/2)", (L, D // 2))

@@ -1,10 +1,12 @@
-"""qkv_norm_rope_cache on the CPU: the library's products, then bias, norm, rotation and layout in one sweep each."""
+"""qkv_norm_rope_cache on the CPU: three products, then bias, norm, rotation and layout in one sweep each."""
 
 from __future__ import annotations
 
 import torch
 
 from varsr_engine.kernels import cpu_library as cpu
+from varsr_engine.kernels.linear.cpu_kernel import product
+from varsr_engine.kernels.panels import take_rows
 
 
 def why_not(
@@ -49,14 +51,14 @@ def qkv_norm_rope_cache_cpu(
     q = torch.empty(B, H, num_queries, D) if out is None else out
     asking = flat if num_queries == L else x[:, first:].reshape(B * num_queries, C)
     new_k, new_v = k_cache[:, :, position:], v_cache[:, :, position:]
-    product = cpu.scratch("product", B * L, C)
-    torch.mm(flat, weight[C : 2 * C].t(), out=product)
-    split_heads(product, bias[C : 2 * C], None, cos, sin, new_k, B)
-    torch.mm(flat, weight[2 * C :].t(), out=product)
-    split_heads(product, bias[2 * C :], None, None, None, new_v, B)
-    product = product[: B * num_queries]
-    torch.mm(asking, weight[:C].t(), out=product)
-    split_heads(product, bias[:C], q_scale, cos[first:], sin[first:], q, B)
+    projected = cpu.scratch("product", B * L, C)
+    product(flat, take_rows(weight, C, 2 * C), projected)
+    split_heads(projected, bias[C : 2 * C], None, cos, sin, new_k, B)
+    product(flat, take_rows(weight, 2 * C, 3 * C), projected)
+    split_heads(projected, bias[2 * C :], None, None, None, new_v, B)
+    projected = projected[: B * num_queries]
+    product(asking, take_rows(weight, 0, C), projected)
+    split_heads(projected, bias[:C], q_scale, cos[first:], sin[first:], q, B)
     return q
 
 

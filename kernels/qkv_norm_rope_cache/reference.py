@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from varsr_engine.kernels.panels import as_matrix
 from varsr_engine.kernels.spec import Cost
 
 NORM_FLOOR = 1e-12
@@ -50,7 +51,7 @@ def qkv_norm_rope_cache_reference(
     L = x.shape[1]
     H, D = k_cache.shape[1], k_cache.shape[3]
     rows = slice(position, position + L)
-    rotation = torch.complex(cos, sin)
+    rotation, weight = torch.complex(cos, sin), as_matrix(weight)
 
     def project(x: torch.Tensor, index: int) -> torch.Tensor:
         """One of q, k, v as (B, H, L, D). Three products, not one: no buffer of three widths to write and reread."""

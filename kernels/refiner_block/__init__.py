@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels.panels import check_weight
 from varsr_engine.kernels.refiner_block import cpu_kernel
 from varsr_engine.kernels.refiner_block.reference import RefinerBlockWeights as RefinerBlockWeights
 from varsr_engine.kernels.refiner_block.reference import refiner_block_reference
@@ -36,7 +37,7 @@ def refiner_block(
     R, W = x.shape
     for name, t in (("shift", shift), ("scale", scale), ("gate", gate)):
         check_shape(op, name, t, "(R, W)", (R, W))
-    check_shape(op, "in_weight", weights.in_weight, "(W, W)", (W, W))
-    check_shape(op, "out_weight", weights.out_weight, "(W, W)", (W, W))
+    check_weight(op, "in_weight", weights.in_weight, "(W, W)", (W, W))
+    check_weight(op, "out_weight", weights.out_weight, "(W, W)", (W, W))
     result: torch.Tensor = _op(x, shift, scale, gate, weights, eps, out, backend=backend)
     return result

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from varsr_engine.kernels.panels import as_matrix
 from varsr_engine.kernels.spec import Cost
 
 
@@ -15,9 +16,9 @@ class RefinerBlockWeights(NamedTuple):
 
     norm_weight: torch.Tensor  # (W,)
     norm_bias: torch.Tensor  # (W,)
-    in_weight: torch.Tensor  # (W, W)
+    in_weight: torch.Tensor  # (W, W) or its panels
     in_bias: torch.Tensor  # (W,)
-    out_weight: torch.Tensor  # (W, W)
+    out_weight: torch.Tensor  # (W, W) or its panels
     out_bias: torch.Tensor  # (W,)
 
 
@@ -33,8 +34,8 @@ def refiner_block_reference(
     w = weights
     normalised = F.layer_norm(x, x.shape[-1:], w.norm_weight.to(x.dtype), w.norm_bias.to(x.dtype), eps)
     h = torch.addcmul(normalised + shift, normalised, scale).to(w.in_weight.dtype)
-    h = F.silu(F.linear(h, w.in_weight, w.in_bias), inplace=not torch.is_grad_enabled())
-    update = F.linear(h, w.out_weight, w.out_bias).to(x.dtype)
+    h = F.silu(F.linear(h, as_matrix(w.in_weight), w.in_bias), inplace=not torch.is_grad_enabled())
+    update = F.linear(h, as_matrix(w.out_weight), w.out_bias).to(x.dtype)
     if out is None:
         return torch.addcmul(x, update, gate)
     return torch.addcmul(x, update, gate, out=out)

@@ -68,6 +68,7 @@ def test_info_as_json(run, model) -> None:
     report = the_json(run("info", model, "--json"))
     on_cpu = {entry["op"]: entry for entry in report["ops"] if entry["device"] == "cpu"}
     assert set(on_cpu) == set(OPS)
+    assert "products: " in report["devices"]["cpu"]
     assert on_cpu["mlp"]["backend"] in ("cpu", "torch") and on_cpu["mlp"]["why_not"]["cuda"]
     parameters = report["model"]["parameters"]
     assert sum(parameters.values()) == 2 * parameters["total"]

@@ -19,6 +19,8 @@ from varsr_engine.commands.terminal import human_bytes, print_json, stdout_conso
 from varsr_engine.config import ModelConfig
 from varsr_engine.demo import DEMO_MODEL, demo_checkpoint
 from varsr_engine.dispatch import OPS, ORDER
+from varsr_engine.kernels.cpu_library import instructions
+from varsr_engine.kernels.linear import who_multiplies
 from varsr_engine.packaged import default_model
 
 # Parts of a model, by the first pattern that a parameter's name matches.
@@ -63,7 +65,8 @@ def versions() -> dict[str, str | None]:
 
 def devices() -> dict[str, str]:
     """Every device that an engine can run on, described."""
-    found = {"cpu": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"}
+    cpu = (platform.processor() or platform.machine(), instructions(), f"{torch.get_num_threads()} threads")
+    found = {"cpu": f"{', '.join(cpu)}; products: {who_multiplies()}"}
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         about = torch.cuda.get_device_properties(i)
         found[f"cuda:{i}"] = f"{about.name}, {human_bytes(about.total_memory)}, compute {about.major}.{about.minor}"

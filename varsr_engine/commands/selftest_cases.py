@@ -17,6 +17,7 @@ from varsr_engine.dispatch import OPS
 from varsr_engine.engine.weights import resampling_matrix
 from varsr_engine.kernels.conv3x3 import prepare_conv3x3
 from varsr_engine.kernels.guided_sample import Sampling
+from varsr_engine.kernels.linear import prepare_linear
 from varsr_engine.kernels.philox.reference import philox_normal_reference
 from varsr_engine.kernels.refiner_block import RefinerBlockWeights
 from varsr_engine.kernels.refiner_update import DenoiseStep
@@ -68,7 +69,7 @@ def adaln(v: Values) -> Arguments:
 def qkv_norm_rope_cache(v: Values) -> Arguments:
     angles = v.exact(L, D // 2)
     caches = v.compute(B, H, S, D), v.compute(B, H, S, D)
-    weights = v.weight(3 * C, C), v.compute(3 * C), v.exact(H).abs() + 1
+    weights = prepare_linear(v.weight(3 * C, C), parts=3), v.compute(3 * C), v.exact(H).abs() + 1
     return v.compute(B, L, C), *weights, angles.cos(), angles.sin(), *caches, 19, L
 
 
@@ -82,16 +83,20 @@ def block_causal_attention(v: Values) -> Arguments:
 
 def gated_residual(v: Values) -> Arguments:
     x = v.exact(B, L, C)
-    return x, v.compute(B, L, 2 * C), v.weight(C, 2 * C), v.compute(C), v.exact(B, C), x
+    return x, v.compute(B, L, 2 * C), prepare_linear(v.weight(C, 2 * C)), v.compute(C), v.exact(B, C), x
+
+
+def linear(v: Values) -> Arguments:
+    return v.compute(2 * L, C), prepare_linear(v.weight(4 * C, C)), v.compute(4 * C)
 
 
 def mlp(v: Values) -> Arguments:
     out = torch.empty(B, L, 4 * C, device=v.device, dtype=v.dtype)
-    return v.compute(B, L, C), v.weight(4 * C, C), v.compute(4 * C), out
+    return v.compute(B, L, C), prepare_linear(v.weight(4 * C, C)), v.compute(4 * C), out
 
 
 def greedy_sample(v: Values) -> Arguments:
-    return v.exact(B, L, C), v.exact(B, L, C), v.exact(B).abs(), v.weight(V, C), v.compute(V), None
+    return v.exact(B, L, C), v.exact(B, L, C), v.exact(B).abs(), prepare_linear(v.weight(V, C)), v.compute(V), None
 
 
 def random_sample(v: Values) -> Arguments:
@@ -116,7 +121,8 @@ def scale_handoff(v: Values) -> Arguments:
 
 def refiner_block(v: Values) -> Arguments:
     x, shift, scale, gate = (v.exact(2 * L, W, std=std) for std in (1, 1, 0.5, 1))
-    weights = RefinerBlockWeights(v.exact(W), v.exact(W), v.weight(W, W), v.compute(W), v.weight(W, W), v.compute(W))
+    layers = (part for _ in range(2) for part in (prepare_linear(v.weight(W, W)), v.compute(W)))
+    weights = RefinerBlockWeights(v.exact(W), v.exact(W), *layers)
     return x, shift, scale, gate, weights, EPS, x
 
 
@@ -155,6 +161,7 @@ CASES: dict[str, Callable[[Values], Arguments]] = {
     "scale_attention": scale_attention,
     "block_causal_attention": block_causal_attention,
     "gated_residual": gated_residual,
+    "linear": linear,
     "mlp": mlp,
     "guided_sample": greedy_sample,
     "guided_sample.random": random_sample,

@@ -12,6 +12,8 @@ from varsr_engine.engine.noise import REFINER_STREAM, map_positions, tile_positi
 from varsr_engine.engine.request import BatchRequest
 from varsr_engine.engine.weights import RefinerWeights
 from varsr_engine.errors import InvalidParamsError
+from varsr_engine.kernels.linear import linear
+from varsr_engine.kernels.panels import take_rows
 from varsr_engine.kernels.philox import philox_normal
 from varsr_engine.kernels.refiner_block import refiner_block
 from varsr_engine.kernels.refiner_update import refiner_update
@@ -51,7 +53,7 @@ class RefinerLoop:
         if not 1 <= steps <= config.refiner_train_steps:
             raise InvalidParamsError(f"steps must be in [1, {config.refiner_train_steps}], got {steps}")
         W, B, N = config.refiner_width, z.shape[1], z.shape[2]
-        cond = F.linear(z.flatten(0, 2).to(w.cond_embed.weight.dtype), *w.cond_embed).float()
+        cond = linear(z.flatten(0, 2).to(w.cond_embed.weight.dtype), *w.cond_embed).float()
         guidance = request.guidance * config.guidance_ratio(config.num_scales - 1)
         temperature = request.refiner_temperature[:, None, None]
 
@@ -62,7 +64,7 @@ class RefinerLoop:
         x = noise_of(0)
         for i, step in enumerate(self._schedule.reverse_steps(self._schedule.timesteps(steps)), start=1):
             y = F.silu(cond + w.time_embeddings[step.timestep], inplace=True).to(w.modulation.weight.dtype)
-            h = F.linear(x.flatten(0, 1).to(w.input_proj.weight.dtype), *w.input_proj).float().repeat(2, 1)
+            h = linear(x.flatten(0, 1).to(w.input_proj.weight.dtype), *w.input_proj).float().repeat(2, 1)
             modulations = self._modulations(y, w)
             for block in w.blocks:
                 shift, scale, gate = next(modulations).split(W, dim=1)
@@ -81,9 +83,11 @@ class RefinerLoop:
         W, (weight, bias) = self.config.refiner_width, weights.modulation
         widths = [3 * W] * self.config.refiner_depth + [2 * W]
         if y.is_cuda:
-            yield from F.linear(y, weight, bias).float().split(widths, dim=1)
+            yield from linear(y, weight, bias).float().split(widths, dim=1)
             return
         buffer = torch.empty(y.shape[0], 3 * W, device=y.device, dtype=y.dtype)
-        for part, part_bias in zip(weight.split(widths), bias.split(widths), strict=True):
-            out = buffer.view(-1)[: y.shape[0] * part.shape[0]].view(y.shape[0], part.shape[0])
-            yield torch.addmm(part_bias, y, part.t(), out=out).float()
+        start = 0
+        for width, part_bias in zip(widths, bias.split(widths), strict=True):
+            out = buffer.view(-1)[: y.shape[0] * width].view(y.shape[0], width)
+            yield linear(y, take_rows(weight, start, start + width), part_bias, out=out).float()
+            start += width

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from varsr_engine.checkpoint import Checkpoint
 from varsr_engine.config import ModelConfig
+from varsr_engine.kernels.linear import prepare_linear
 from varsr_engine.kernels.refiner_block import RefinerBlockWeights
 from varsr_engine.kernels.scale_handoff import Handoff
 from varsr_engine.model.refiner import time_embedding
@@ -44,9 +45,13 @@ class Reader:
         """In float32."""
         return self._get(self._prefix + name).to(self.device, torch.float32)
 
+    def factor(self, name: str, parts: int = 1) -> torch.Tensor:
+        """A matrix in the compute dtype, in the form that this machine multiplies with (`prepare_linear`)."""
+        return prepare_linear(self.compute(name), parts)
+
     def linear(self, name: str) -> Linear:
-        """Weight and bias of a linear layer, in the compute dtype."""
-        return Linear(self.compute(name + ".weight"), self.compute(name + ".bias"))
+        """Weight and bias of a linear layer, in the compute dtype; the bias does not hold on to the file's mapping."""
+        return Linear(self.factor(name + ".weight"), self.compute(name + ".bias").clone())
 
     def under(self, prefix: str) -> Reader:
         """The same reader for names under a prefix."""
@@ -58,7 +63,7 @@ class Reader:
 
 
 class Linear(NamedTuple):
-    weight: torch.Tensor  # (out, in)
+    weight: torch.Tensor  # (out, in) or its panels
     bias: torch.Tensor  # (out,)
 
 
@@ -93,7 +98,7 @@ class RefinerWeights(NamedTuple):
     input_proj: Linear
     modulation: Linear  # ((3 depth + 2) W, W): every block's shift, scale, gate, then the final layer's shift, scale
     blocks: list[RefinerBlockWeights]
-    final: Linear
+    final: Linear  # a matrix, of too few rows for panels to matter
 
 
 def resampling_matrix(mode: str, source: int, target: int) -> torch.Tensor:
@@ -117,7 +122,7 @@ def fold_class_linear(read: Reader, name: str, cond: torch.Tensor, parts: int) -
 def load_block(read: Reader, name: str, config: ModelConfig) -> BlockWeights:
     bias = qkv_bias(read.compute(f"{name}.attn.q_bias"), read.compute(f"{name}.attn.v_bias"))
     return BlockWeights(
-        qkv=Linear(read.compute(f"{name}.attn.mat_qkv.weight"), bias),
+        qkv=Linear(read.factor(f"{name}.attn.mat_qkv.weight", parts=3), bias),
         q_scale=q_scales(read.exact(f"{name}.attn.scale_mul_1H11"), config.max_log_scale),
         proj=read.linear(f"{name}.attn.proj"),
         fc1=read.linear(f"{name}.ffn.fc1"),
@@ -147,7 +152,7 @@ def load_transformer(root: Reader, on_progress: Callable[[int, int], None] | Non
     tables, blocks = [], []
     for i in range(config.depth):
         tables.append(fold_class_linear(read, f"blocks.{i}.ada_lin.1", cond, 6))
-        blocks.append(load_block(read, f"blocks.{i}", config))
+        blocks.append(load_block(read.transient(), f"blocks.{i}", config))  # panels do not keep the mapping
         if on_progress is not None:
             on_progress(i + 1, config.depth)
     cos, sin = rope_tables(config)
@@ -157,7 +162,7 @@ def load_transformer(root: Reader, on_progress: Callable[[int, int], None] | Non
         adaln=torch.stack(tables, dim=1),
         head_adaln=fold_class_linear(read, "head_nm.ada_lin.1", cond, 2),
         blocks=blocks,
-        head=read.linear("head"),
+        head=read.transient().linear("head"),
         codebook=codebook,
         codebook_embedding=F.linear(codebook, read.exact("word_embed.weight"), read.exact("word_embed.bias")),
         handoffs=[load_handoff(read, quantizer, config, step) for step in range(config.num_scales - 1)],
@@ -171,7 +176,8 @@ def load_refiner(root: Reader) -> RefinerWeights:
     """The refiner, its modulation linears stacked into one."""
     read = root.under("transformer.diffloss.net.")
     names = [f"res_blocks.{i}" for i in range(root.config.refiner_depth)]
-    modulations = [read.transient().linear(f"{name}.adaLN_modulation.1") for name in (*names, "final_layer")]
+    modulations = [f"{name}.adaLN_modulation.1" for name in (*names, "final_layer")]
+    modulation = torch.cat([read.transient().compute(f"{name}.weight") for name in modulations])
     times = time_embedding(torch.arange(root.config.refiner_train_steps, device=root.device))
     hidden = F.linear(times, read.exact("time_embed.mlp.0.weight"), read.exact("time_embed.mlp.0.bias"))
     embeddings = F.linear(F.silu(hidden), read.exact("time_embed.mlp.2.weight"), read.exact("time_embed.mlp.2.bias"))
@@ -179,17 +185,20 @@ def load_refiner(root: Reader) -> RefinerWeights:
         time_embeddings=embeddings,
         cond_embed=read.linear("cond_embed"),
         input_proj=read.linear("input_proj"),
-        modulation=Linear(torch.cat([m.weight for m in modulations]), torch.cat([m.bias for m in modulations])),
+        modulation=Linear(
+            prepare_linear(modulation, parts=3 * len(names) + 2),
+            torch.cat([read.compute(f"{name}.bias") for name in modulations]),
+        ),
         blocks=[
             RefinerBlockWeights(
                 norm_weight=read.exact(f"{name}.in_ln.weight"),
                 norm_bias=read.exact(f"{name}.in_ln.bias"),
-                in_weight=read.compute(f"{name}.mlp.0.weight"),
+                in_weight=read.factor(f"{name}.mlp.0.weight"),
                 in_bias=read.compute(f"{name}.mlp.0.bias"),
-                out_weight=read.compute(f"{name}.mlp.2.weight"),
+                out_weight=read.factor(f"{name}.mlp.2.weight"),
                 out_bias=read.compute(f"{name}.mlp.2.bias"),
             )
             for name in names
         ],
-        final=read.linear("final_layer.linear"),
+        final=Linear(read.compute("final_layer.linear.weight"), read.compute("final_layer.linear.bias")),
     )
