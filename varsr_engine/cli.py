@@ -350,6 +350,7 @@ def train(
     steps: Annotated[int | None, option("--steps", min=1, help="Stop there; the schedule stays the config's.")] = None,
     name: Annotated[str, option("--name", help="Of the model, in its file.")] = "",
     licence: Annotated[str, option("--licence", help="Of the weights, in their file.")] = "",
+    tensorboard: Annotated[bool, option("--tensorboard", help="Curves too, in a subfolder.", panel=MESSAGES)] = False,
     quiet: Annotated[bool, option("-q", "--quiet", help="Only errors.", panel=MESSAGES)] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -357,7 +358,7 @@ def train(
     with exit_codes(verbose=verbose):
         from varsr_engine.commands.train import TrainRun, run_train
 
-        run_train(TrainRun(stage, config, data, out, autoencoder, resume, steps, name, licence, quiet))
+        run_train(TrainRun(stage, config, data, out, autoencoder, resume, steps, name, licence, tensorboard, quiet))
 
 
 def main() -> None:

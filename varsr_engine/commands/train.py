@@ -21,7 +21,7 @@ from varsr_engine.training.stage import Stage
 from varsr_engine.training.trainer import Trainer, prepare_folder
 
 STAGES = ("autoencoder", "transformer")
-CONFIG_FILE, MODEL_FILE, IMAGES_FOLDER = "config.json", "model.safetensors", "images"
+CONFIG_FILE, MODEL_FILE, IMAGES_FOLDER = "training.json", "model.safetensors", "images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class TrainRun:
     steps: int | None
     name: str
     licence: str
+    tensorboard: bool
     quiet: bool
 
 
@@ -47,7 +48,8 @@ def run_train(run: TrainRun) -> None:
     config = TrainConfig.load(run.config)
     trained = make_stage(run, config)
     prepare_folder(run.out, resume=run.resume)
-    trainer = Trainer(trained, make_dataset(run, config), config.optimizer, run.out, workers=config.data.workers)
+    dataset, workers = make_dataset(run, config), config.data.workers
+    trainer = Trainer(trained, dataset, config.optimizer, run.out, workers, tensorboard=run.tensorboard)
     if trainer.rank == 0:
         with atomic_writer(run.out / CONFIG_FILE) as file:
             file.write((json.dumps(config.to_dict(), indent=2) + "\n").encode())

@@ -58,7 +58,14 @@ class Trainer:
     """
 
     def __init__(
-        self, stage: Stage, dataset: CropDataset, config: OptimizerConfig, folder: Path, workers: int = 0
+        self,
+        stage: Stage,
+        dataset: CropDataset,
+        config: OptimizerConfig,
+        folder: Path,
+        workers: int = 0,
+        *,
+        tensorboard: bool = False,
     ) -> None:
         self.config, self.folder, self.dataset, self.workers = config, folder, dataset, workers
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -75,6 +82,7 @@ class Trainer:
         betas = (config.beta1, config.beta2)
         self.optimizer = Muon(groups, lr=config.learning_rate, betas=betas, momentum=config.momentum)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.autocast == "fp16")
+        self._curves = summary_writer(folder) if tensorboard and self.rank == 0 else None
         self.step = 0
         self._run: nn.Module = self.stage
         if self.world > 1:
@@ -167,8 +175,11 @@ class Trainer:
     def _log(self, means: dict[str, float], rate: float) -> None:
         if self.rank > 0:
             return
-        entry = {"step": self.step, **means, "lr": learning_rate(self.config, self.step - 1), "images_per_s": rate}
-        entry |= self.stage.report()
+        numbers = {**means, "lr": learning_rate(self.config, self.step - 1), "images_per_s": rate}
+        entry = {"step": self.step, **numbers, **self.stage.report()}
+        if self._curves is not None:
+            for name, value in numbers.items():
+                self._curves.add_scalar(name, value, self.step)
         with open(self.folder / LOG_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in entry.items()}) + "\n")
 
@@ -212,6 +223,15 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+
+def summary_writer(folder: Path) -> Any:
+    """TensorBoard's writer into the run's folder."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InvalidParamsError("--tensorboard needs: pip install 'varsr-engine[train]'") from None
+    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def prepare_folder(folder: Path, *, resume: bool) -> None:
