@@ -90,7 +90,7 @@ setup(
         *(f"varsr_engine.kernels.{name}" for name in find_packages("kernels")),
     ],
     package_dir={"varsr_engine": "varsr_engine", "varsr_engine.kernels": "kernels"},
-    package_data={"varsr_engine": ["py.typed", "assets/*"]},
+    package_data={"varsr_engine": ["py.typed", "assets/*", "training/configs/*.toml"]},
     ext_modules=cpu_kernels(),
     cmdclass={"build_ext": BuildCpuKernels, "bdist_wheel": PlatformWheel},
 )
