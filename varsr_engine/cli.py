@@ -346,6 +346,7 @@ def train(
     autoencoder: Annotated[
         Path | None, option("--autoencoder", metavar="FOLDER", help="Of stage 1, for the transformer.")
     ] = None,
+    init: Annotated[Path | None, option("--init", metavar="FOLDER", help="Start from this run's weights.")] = None,
     resume: Annotated[bool, option("--resume", help="Go on with what the folder holds.")] = False,
     steps: Annotated[int | None, option("--steps", min=1, help="Stop there; the schedule stays the config's.")] = None,
     name: Annotated[str, option("--name", help="Of the model, in its file.")] = "",
@@ -358,7 +359,9 @@ def train(
     with exit_codes(verbose=verbose):
         from varsr_engine.commands.train import TrainRun, run_train
 
-        run_train(TrainRun(stage, config, data, out, autoencoder, resume, steps, name, licence, tensorboard, quiet))
+        run_train(
+            TrainRun(stage, config, data, out, autoencoder, init, resume, steps, name, licence, tensorboard, quiet)
+        )
 
 
 def main() -> None:

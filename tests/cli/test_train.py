@@ -85,3 +85,11 @@ def test_a_folder_of_images(config: Path, tmp_path: Path) -> None:
 def test_errors(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
     code, output = run("train", *arguments, "-o", tmp_path / "run")
     assert code != 0 and message in output
+
+
+def test_start_from_another_run(config: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("train", "autoencoder", "-c", config, "-o", first, "-q") == (0, "")
+    assert run("train", "autoencoder", "-c", config, "-o", second, "--init", first, "-q") == (0, "")
+    code, output = run("train", "autoencoder", "-c", "mini-autoencoder", "-o", tmp_path / "third", "--init", first)
+    assert code != 0 and "do not fit this config" in output

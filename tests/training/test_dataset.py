@@ -17,7 +17,7 @@ from PIL import Image
 
 from varsr_engine.errors import InvalidParamsError, OutputError
 from varsr_engine.imaging import resize_rgb, to_network_input
-from varsr_engine.training import synthetic
+from varsr_engine.training import dataset, synthetic
 from varsr_engine.training.dataset import CropDataset, Crops, FolderImages, Pixels, SyntheticImages, loader
 
 
@@ -115,6 +115,14 @@ def test_crops_of_synthetic_images_are_repeatable_and_vary(tmp_path: Path) -> No
     assert not np.array_equal(pool.crop(0, 16, 5), crops[0])
 
 
+@pytest.fixture
+def own_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No crop is recoloured."""
+    monkeypatch.setattr(dataset, "_SWAP_PROBABILITY", 0.0)
+    monkeypatch.setattr(dataset, "_SATURATION_PROBABILITY", 0.0)
+
+
+@pytest.mark.usefixtures("own_colours")
 def test_a_crop_may_be_as_large_as_the_image() -> None:
     pool = SyntheticImages(1, 32, 0)
     whole = pool.crop(0, 32, 0)
@@ -124,6 +132,7 @@ def test_a_crop_may_be_as_large_as_the_image() -> None:
         pool.crop(0, 33, 0)
 
 
+@pytest.mark.usefixtures("own_colours")
 def test_all_turns_and_mirrors_occur() -> None:
     pool = SyntheticImages(1, 16, 0)
     assert len({pool.crop(index, 16, 0).tobytes() for index in range(80)}) == 8
@@ -318,3 +327,11 @@ def test_processes_that_train_together_share_a_step() -> None:
 def test_loader_arguments_are_checked(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(InvalidParamsError, match="loader: batch_size"):
         loader(pairs(), *arguments)
+
+
+def test_crops_have_every_hue(tmp_path: Path) -> None:
+    """Recoloured: each channel is the strongest, and the weakest, in a good part of the crops of one image."""
+    images = SyntheticImages(1, 64, seed=4)
+    means = np.stack([images.crop(index, 32, seed=0).mean(axis=(0, 1)) for index in range(120)])
+    for ranks in (means.argmax(axis=1), means.argmin(axis=1)):
+        assert np.bincount(ranks, minlength=3).min() >= 12

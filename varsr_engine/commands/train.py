@@ -16,7 +16,7 @@ from varsr_engine.errors import InvalidParamsError
 from varsr_engine.training.autoencoder import AutoencoderStage
 from varsr_engine.training.config import TrainConfig
 from varsr_engine.training.dataset import CropDataset, Crops, FolderImages, SyntheticImages
-from varsr_engine.training.export import export_model, load_autoencoder
+from varsr_engine.training.export import export_model, load_autoencoder, start_from
 from varsr_engine.training.stage import Stage
 from varsr_engine.training.trainer import Trainer, prepare_folder
 
@@ -33,6 +33,7 @@ class TrainRun:
     data: str
     out: Path
     autoencoder: Path | None
+    init: Path | None
     resume: bool
     steps: int | None
     name: str
@@ -47,6 +48,8 @@ def run_train(run: TrainRun) -> None:
         raise InvalidParamsError(f"stage must be {' or '.join(STAGES)}, got {run.stage!r}")
     config = TrainConfig.load(run.config)
     trained = make_stage(run, config)
+    if run.init is not None:
+        start_from(trained, run.init)
     prepare_folder(run.out, resume=run.resume)
     dataset, workers = make_dataset(run, config), config.data.workers
     trainer = Trainer(trained, dataset, config.optimizer, run.out, workers, tensorboard=run.tensorboard)

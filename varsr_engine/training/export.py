@@ -11,6 +11,7 @@ import torch
 from varsr_engine.checkpoint import save_model
 from varsr_engine.config import ModelConfig
 from varsr_engine.errors import CheckpointMismatchError, ModelNotFoundError
+from varsr_engine.training.stage import Stage
 from varsr_engine.training.trainer import STATE_FILE
 
 
@@ -29,6 +30,15 @@ def averaged_weights(state: Mapping[str, Any], prefix: str) -> dict[str, torch.T
     """A run's weights under `prefix`, averaged where they were trained, by their names below it."""
     weights = {**state["weights"], **state["averaged"]}
     return {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
+
+
+def start_from(stage: Stage, folder: Path) -> None:
+    """Give a stage the averaged weights of another run of the same stage and model, for training on from there."""
+    weights = averaged_weights(load_state(folder, type(stage).__name__), "")
+    try:
+        stage.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointMismatchError(f"{str(folder)!r}: its weights do not fit this config: {error}") from None
 
 
 def load_autoencoder(folder: Path) -> dict[str, torch.Tensor]:
