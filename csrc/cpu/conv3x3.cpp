@@ -57,6 +57,7 @@ void multiply_panel(int64_t depth, const float* a, int64_t lda, const float* b, 
 
 struct Shape {
   int64_t B, H, W, C_in, C_out;
+  int64_t doubling;  // 1: the input has half the rows and columns, each read twice; 0: it has all of them
 };
 
 template <int MH, int MW>
@@ -154,24 +155,28 @@ class Convolution {
   }
 
   void transform_input(const Tile& t, float* v, int64_t stride) const {
-    const float* corner = x_ + ((t.b * s_.H + t.y - 1) * s_.W + t.x - 1) * s_.C_in;
+    const int64_t half = s_.doubling, stored_width = s_.W >> half;
+    const float* image = x_ + t.b * (s_.H >> half) * stored_width * s_.C_in;
+    int64_t rows[NH], columns[NW];
+    for (int i = 0; i < NH; ++i) rows[i] = ((t.y - 1 + i) >> half) * stored_width * s_.C_in;
+    for (int j = 0; j < NW; ++j) columns[j] = ((t.x - 1 + j) >> half) * s_.C_in;
     const bool inside = t.y > 0 && t.x > 0 && t.y + MH < s_.H && t.x + MW < s_.W;
     for (int64_t c = 0; c < s_.C_in; c += kLanes) {
-      Vec d[N], half[N], u[N];
+      Vec d[N], between[N], u[N];
       if (inside && c + kLanes <= s_.C_in) {
         for (int i = 0; i < NH; ++i)
-          for (int j = 0; j < NW; ++j) d[i * NW + j] = load(corner + (i * s_.W + j) * s_.C_in + c);
+          for (int j = 0; j < NW; ++j) d[i * NW + j] = load(image + rows[i] + columns[j] + c);
       } else {
         const Mask mask = lanes_below(s_.C_in, c);
         for (int i = 0; i < NH; ++i)
           for (int j = 0; j < NW; ++j) {
             const int64_t y = t.y - 1 + i, x = t.x - 1 + j;
             const bool in = y >= 0 && y < s_.H && x >= 0 && x < s_.W;
-            d[i * NW + j] = in ? load(corner + (i * s_.W + j) * s_.C_in + c, mask) : broadcast(0.0f);
+            d[i * NW + j] = in ? load(image + rows[i] + columns[j] + c, mask) : broadcast(0.0f);
           }
       }
-      for (int j = 0; j < NW; ++j) Filter<MH>::input(d + j, NW, half + j, NW);
-      for (int i = 0; i < NH; ++i) Filter<MW>::input(half + i * NW, 1, u + i * NW, 1);
+      for (int j = 0; j < NW; ++j) Filter<MH>::input(d + j, NW, between + j, NW);
+      for (int i = 0; i < NH; ++i) Filter<MW>::input(between + i * NW, 1, u + i * NW, 1);
       for (int n = 0; n < N; ++n) store(v + n * stride + c, u[n]);
     }
   }
@@ -225,11 +230,12 @@ extern "C" void varsr_cpu_conv3x3_transform(const float* weight, float* transfor
   });
 }
 
-// out = conv(x) + bias + residual, without the residual if it is null. x: (B, H, W, C_in); out, residual:
-// (B, H, W, C_out), which may be the same.
+// out = conv(x) + bias + residual, without the residual if it is null. out, residual: (B, H, W, C_out), which may be the
+// same. x: (B, H, W, C_in), or with doubling = 1 (B, H / 2, W / 2, C_in), enlarged to its nearest neighbours.
 extern "C" void varsr_cpu_conv3x3(const float* x, const float* transformed, const float* bias, const float* residual,
-                                  float* out, int64_t B, int64_t H, int64_t W, int64_t C_in, int64_t C_out) {
-  const varsr::Shape shape{B, H, W, C_in, C_out};
+                                  float* out, int64_t B, int64_t H, int64_t W, int64_t C_in, int64_t C_out,
+                                  int64_t doubling) {
+  const varsr::Shape shape{B, H, W, C_in, C_out, doubling};
   varsr::with_algorithm(C_in, [&](auto* type) {
     std::remove_pointer_t<decltype(type)>(shape, x, transformed, bias, residual, out).run();
   });

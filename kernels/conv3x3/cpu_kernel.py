@@ -60,8 +60,12 @@ def conv3x3_cpu(
     weights: Conv3x3Weights,
     residual: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    *,
+    doubling: int = 0,
 ) -> torch.Tensor:
+    """With doubling = 1 of x enlarged twice to its nearest neighbours, which are read from x itself."""
     B, C_in, H, W = x.shape
+    H, W = H << doubling, W << doubling
     C_out, layout = weights.bias.shape[0], torch.channels_last
     x = x.contiguous(memory_format=layout)
     residual = None if residual is None else residual.contiguous(memory_format=layout)
@@ -70,5 +74,5 @@ def conv3x3_cpu(
         return out
     bias = weights.bias.contiguous()
     transformed = transform(weights.weight) if weights.transformed is None else weights.transformed
-    cpu.call("conv3x3", x, transformed, bias, residual, out, B, H, W, C_in, C_out)
+    cpu.call("conv3x3", x, transformed, bias, residual, out, B, H, W, C_in, C_out, doubling)
     return out
