@@ -38,7 +38,7 @@ def commit() -> str:
 def gemm_ceiling(device: torch.device, dtype: torch.dtype, side: int = 4096, repeats: int = 5) -> float:
     """FLOP/s of torch's own side^3 matrix product, the best of several runs.
 
-    A ceiling where torch uses the processor's widest registers: on AMD with AVX-512 it does not, and the engine exceeds it.
+    A ceiling where torch uses the processor's widest registers; on AMD with AVX-512 it does not, the engine is faster.
     """
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out, times = torch.empty_like(a), []

@@ -34,7 +34,8 @@ def spread(value: dict[str, float], digits: int) -> str:
 def where(result: dict[str, Any]) -> str:
     m = result["machine"]
     return (
-        f"{m['processor']} ({m['instructions']}), {m['threads']} threads, torch {m['torch']}, {m['dtype']}, commit {m['commit']}, {m['date']}"
+        f"{m['processor']} ({m['instructions']}), {m['threads']} threads, torch {m['torch']}, {m['dtype']}, "
+        f"commit {m['commit']}, {m['date']}"
     )
 
 
