@@ -24,7 +24,7 @@ RECORD = RESULTS / "training" / f"{DEFAULT_MODEL}.json"
 CARD = ROOT / "docs" / f"{DEFAULT_MODEL}.md"
 CURVE_POINTS = 14
 CURVES = {
-    "autoencoder": ("l1", "psnr", "psnr_quantised", "codebook"),
+    "autoencoder": ("color", "psnr", "psnr_quantised", "codebook"),
     "transformer": ("tokens", "right", "refiner", "residual_std"),
 }
 METRICS = {"psnr_y": ("PSNR-Y dB", 2), "ssim_y": ("SSIM-Y", 3), "gmsd": ("GMSD", 3), "energy": ("energy", 2)}

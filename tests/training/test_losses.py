@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from varsr_engine.model.refiner import Schedule
-from varsr_engine.training.losses import DiffusionLoss, gradient_loss, token_loss
+from varsr_engine.training.losses import DiffusionLoss, color_loss, gradient_loss, token_loss
 
 
 def test_token_loss_by_hand() -> None:
@@ -94,3 +94,13 @@ def test_only_the_variance_learns_from_the_bound(diffusion: DiffusionLoss) -> No
     bound.backward()
     assert output.grad is not None
     assert output.grad[:, :4].abs().max() == 0 and output.grad[:, 4:].abs().min() > 0
+
+
+def test_color_loss_by_hand() -> None:
+    """A gray error of 0.1 lies along luminance alone: sqrt(3) x 0.1 there, none on the other axes, over 3 x 2."""
+    zero = torch.zeros(1, 3, 2, 2)
+    assert color_loss(zero + 0.1, zero).item() == pytest.approx(math.sqrt(3) * 0.1 / 3 / 2)
+    green = zero.clone()
+    green[:, 1] = 0.1
+    expected = (0.1 / math.sqrt(3) + 0 + 3 * 0.1 / math.sqrt(1.5)) / 3 / 2
+    assert color_loss(green, zero).item() == pytest.approx(expected)

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from varsr_engine.model.autoencoder import Autoencoder
 from varsr_engine.training.config import TrainConfig
 from varsr_engine.training.initialise import initialise_autoencoder
-from varsr_engine.training.losses import gradient_loss
+from varsr_engine.training.losses import color_loss, gradient_loss
 from varsr_engine.training.quantization import CodebookUse, quantise, usage
 from varsr_engine.training.stage import Batch, Stage
 
 
 class AutoencoderStage(Stage):
-    """L1 + gradient loss of what is decoded from quantised and from continuous latents, + the codebook's loss."""
+    """Colour + gradient loss of what is decoded from quantised and from continuous latents, + the codebook's loss."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class AutoencoderStage(Stage):
         decoded = self.vae.decoder(
             self.vae.post_quant_conv(torch.cat((latent[:split] + noise, quantised.latent[split:])))
         ).float()
-        error = F.l1_loss(decoded, hr)
+        error = color_loss(decoded, hr)
         loss = error + settings.gradient_weight * gradient_loss(decoded, hr)
         loss = loss + settings.codebook_weight * quantised.loss + settings.latent_penalty * latent.square().mean()
         self.codebook_use.count(quantised.tokens)
@@ -46,7 +46,7 @@ class AutoencoderStage(Stage):
         self._usage = usage(quantised.tokens, self.model_config.vocab_size)
         return loss, {
             "loss": loss.item(),
-            "l1": error.item(),
+            "color": error.item(),
             "psnr": psnr(decoded[:split], hr[:split]),
             "psnr_quantised": psnr(decoded[split:], hr[split:]),
             "codebook": quantised.loss.item(),
@@ -58,6 +58,9 @@ class AutoencoderStage(Stage):
         if due and self._looked_up is not None:
             codebook = self.vae.quantize.embedding.weight
             self._revived += self.codebook_use.revive(codebook, self._looked_up, self.config.revive_below)
+            if torch.distributed.is_initialized():  # each process drew its own replacements
+                for tensor in (codebook.data, self.codebook_use.hits):
+                    torch.distributed.broadcast(tensor, 0)
 
     def report(self) -> dict[str, object]:
         """The share of the codebook that each scale used in the last batch, and entries revived so far."""

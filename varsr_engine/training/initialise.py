@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import nn
@@ -12,16 +13,19 @@ from varsr_engine.model.refiner import Refiner, ResidualBlock
 from varsr_engine.model.transformer import Block
 from varsr_engine.model.varsr import Transformer
 
+# The convolutions that no residual block skips.
+MAIN_PATH = re.compile(r"(conv_in|conv_out|quant_conv|nin_shortcut|sample\.conv)$")
 LOCAL_SCALE = 20.0  # attention scale of a local head: a neighbour at distance one gets exp(-0.19 * 20) of the weight
 LOCAL_PAIRS = 6  # the fastest rotations, which tell neighbours apart
 
 
 @torch.no_grad()
 def initialise_autoencoder(vae: Autoencoder) -> None:
-    """The path that no residual block skips keeps the variance, residual branches start small, the codebook is normal.
+    """The path that no residual block skips keeps the variance and the colours; residual branches start small.
 
     torch's own start divides the variance by three at every convolution: after four levels the branches, which are
-    normalised, would drown the image.
+    normalised, would drown the image. The first three channels start as the image, smaller and larger again: without
+    that, a narrow network fills its first levels with detail before colour.
     """
     for module in vae.modules():
         if isinstance(module, nn.Conv2d):
@@ -34,7 +38,19 @@ def initialise_autoencoder(vae: Autoencoder) -> None:
             module.conv2.weight.mul_(0.1)
         elif isinstance(module, AttentionBlock):
             module.proj_out.weight.mul_(0.1)
+    for name, module in vae.named_modules():
+        if isinstance(module, nn.Conv2d) and MAIN_PATH.search(name):
+            pass_three_channels(module)
     nn.init.normal_(vae.quantize.embedding.weight, std=0.5)
+
+
+def pass_three_channels(conv: nn.Conv2d) -> None:
+    """Give the first three output channels the first three input channels, averaged where the stride is 2."""
+    size, start = (2, 0) if conv.stride[0] == 2 else (1, conv.kernel_size[0] // 2)
+    taps = slice(start, start + size)
+    conv.weight[:3].mul_(0.1)
+    for channel in range(3):
+        conv.weight[channel, channel, taps, taps] += 1 / size**2
 
 
 @torch.no_grad()
