@@ -36,8 +36,8 @@ class Part(Generic[T]):
 
 def return_free_memory() -> None:
     """Give freed memory back to the system where the C library keeps it: 140 MB after the published decoder."""
-    if sys.platform == "linux" and hasattr(_C_LIBRARY, "malloc_trim"):  # glibc's
-        _C_LIBRARY.malloc_trim(0)
+    if _MALLOC_TRIM is not None:
+        _MALLOC_TRIM(0)
 
 
-_C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
+_MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc has it
