@@ -47,3 +47,15 @@ def test_a_convolution_moves_as_a_matrix() -> None:
     Muon([{"params": [kernel], "muon": True}], lr=1.0).step()
     expected = -orthogonalise(gradient.flatten(1)) * 0.2 * 27**0.5
     assert torch.allclose(kernel.detach().flatten(1), expected, atol=1e-4)
+
+
+def test_a_kernel_keeps_its_norm_if_asked() -> None:
+    torch.manual_seed(0)
+    kernel = torch.randn(8, 4, 3, 3, requires_grad=True)
+    norm, before = kernel.norm().item(), kernel.detach().clone()
+    optimizer = Muon([{"params": [kernel], "muon": True, "keep_norm": True}], lr=0.1)
+    for _ in range(3):
+        kernel.grad = torch.randn_like(kernel)
+        optimizer.step()
+    assert kernel.norm().item() == pytest.approx(norm, rel=1e-5)
+    assert not torch.allclose(kernel, before, atol=1e-2)

@@ -118,14 +118,20 @@ def test_learning_rate() -> None:
 
 def test_tables_and_vectors_are_not_for_muon(config: TrainConfig) -> None:
     stage = make_stage("transformer", config)
-    muon, other = parameter_groups(stage, 0.1)
+    kept, muon, other = parameter_groups(stage, 0.1)
     names = {id(p): name for name, p in stage.named_parameters()}
-    orthogonal = {names[id(p)] for p in muon["params"]}
+    assert {names[id(p)].split(".")[2] for p in kept["params"]} == {"con_embedding"}  # the autoencoder is frozen
+    orthogonal = {names[id(p)] for p in (*kept["params"], *muon["params"])}
     assert "model.transformer.blocks.0.ffn.fc1.weight" in orthogonal
     assert "model.transformer.con_embedding.conv_in.weight" in orthogonal
     for name in ("head.weight", "word_embed.weight", "class_emb.weight", "pos_start", "blocks.0.ffn.fc1.bias"):
         assert f"model.transformer.{name}" in {names[id(p)] for p in other["params"]}
-    assert not any(name.startswith("model.vae.") for name in names.values() if name in orthogonal)
+    assert not any(name.startswith("model.vae.") for name in orthogonal)
+    autoencoder = make_stage("autoencoder", config)
+    names = {id(p): name for name, p in autoencoder.named_parameters()}
+    kept_names = {names[id(p)] for p in parameter_groups(autoencoder, 0.1)[0]["params"]}
+    assert {"vae.encoder.conv_in.weight", "vae.decoder.up.1.upsample.conv.weight"} <= kept_names
+    assert not kept_names & {"vae.quant_conv.weight", "vae.encoder.conv_out.weight", "vae.decoder.conv_out.weight"}
 
 
 def test_the_autoencoder_stays_frozen_in_stage_2(config: TrainConfig, crops: CropDataset, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from varsr_engine.model.varsr import Transformer
 
 # The convolutions that no residual block skips.
 MAIN_PATH = re.compile(r"(conv_in|conv_out|quant_conv|nin_shortcut|sample\.conv)$")
+SILU_GAIN = 1.68  # keeps the variance of a standard normal through SiLU
 LOCAL_SCALE = 20.0  # attention scale of a local head: a neighbour at distance one gets exp(-0.19 * 20) of the weight
 LOCAL_PAIRS = 6  # the fastest rotations, which tell neighbours apart
 
@@ -55,12 +56,19 @@ def pass_three_channels(conv: nn.Conv2d) -> None:
 
 @torch.no_grad()
 def initialise_transformer(net: Transformer, local_heads: bool) -> None:
-    """Truncated normals of 0.02, residual branches scaled by depth, and, if asked for, one local head a block."""
+    """Variance-preserving normals, residual branches scaled by depth, and, if asked for, one local head a block."""
     C, depth = net.config.embed_dim, net.config.depth
     for name, module in net.named_modules():
         if isinstance(module, nn.Linear) and not name.startswith("con_embedding"):
             nn.init.trunc_normal_(module.weight, std=min(0.02, C**-0.5) if "diffloss" not in name else 0.05)
             if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if net.config.has_prefix:
+        for name, module in net.con_embedding.named_modules():
+            if isinstance(module, nn.Conv2d):
+                gain = 1.0 if name == "conv_out" else SILU_GAIN
+                nn.init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
     for table in (net.pos_start, net.class_emb.weight, net.lvl_embed.weight):
         nn.init.trunc_normal_(table, std=0.1)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from varsr_engine.model.refiner import Schedule
 
-
 # Luminance, orange against blue, green against magenta: unit directions, the colours weighted 2 and 3.
 OPPONENT = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
 OPPONENT = OPPONENT / OPPONENT.norm(dim=1, keepdim=True) * torch.tensor([[1.0], [2.0], [3.0]])

@@ -30,6 +30,8 @@ class Muon(torch.optim.Optimizer):
     Groups with `muon` True hold matrices and convolution kernels (as matrices, out x in k k): momentum with Nesterov's
     correction, orthogonalised, times 0.2 sqrt(longer side), so that an element moves about as far as with AdamW and one
     learning rate serves both (Moonlight, arXiv 2502.16982, section 2.2). Other groups take AdamW steps.
+    Groups with `keep_norm` True hold kernels whose size a later normalisation takes away, so that it would only ever
+    grow: each is scaled back to the norm it started with after every step.
     """
 
     def __init__(
@@ -40,7 +42,8 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         eps: float = 1e-8,
     ) -> None:
-        defaults = {"lr": lr, "betas": betas, "momentum": momentum, "eps": eps, "weight_decay": 0.0, "muon": False}
+        defaults = {"lr": lr, "betas": betas, "momentum": momentum, "eps": eps, "weight_decay": 0.0}
+        defaults |= {"muon": False, "keep_norm": False}
         super().__init__(groups, defaults)
 
     @torch.no_grad()
@@ -50,8 +53,11 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
+                norm = p.norm() if group["keep_norm"] else None
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(self._muon(p, group) if group["muon"] else self._adam(p, group), alpha=-group["lr"])
+                if norm is not None:
+                    p.mul_(norm / p.norm())
         return loss
 
     def _muon(self, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
