@@ -41,7 +41,6 @@ class TeacherForced:
     targets: torch.Tensor  # (B, sum p_k^2) tokens of the high-resolution image
     refiner_z: torch.Tensor  # (B, p^2, C)
     refiner_target: torch.Tensor  # (B, p^2, Z), before the division by the residual scale
-    prefix: torch.Tensor | None  # (B, p^2, C)
 
 
 class Transformer(nn.Module):
@@ -126,8 +125,7 @@ class VARSR(nn.Module):
         """`teacher_forced` on an image that `Quantizer.encode` has turned into (tokens, inputs, residual)."""
         config, net = self.config, self.transformer
         cond = net.class_emb(labels)
-        prefix = None if lr is None else net.con_embedding(lr)
-        parts = [net.first_input(prefix, cond)]
+        parts = [net.first_input(None if lr is None else net.con_embedding(lr), cond)]
         pooled = inputs.split(config.step_lengths[1:], dim=1)
         parts += [net.scale_input(part, step) for step, part in enumerate(pooled, start=1)]
         x = net.run_blocks(torch.cat(parts, dim=1), cond, slice(None), self.block_causal())
@@ -136,7 +134,7 @@ class VARSR(nn.Module):
         last = config.latent_side**2
         embedded = self.vae.quantize.embedding(logits[:, -last:].argmax(dim=-1))
         z = net.refiner_condition(x[:, -last:], embedded)
-        return TeacherForced(logits, torch.cat(tokens, dim=1), z, residual - embedded, prefix)
+        return TeacherForced(logits, torch.cat(tokens, dim=1), z, residual - embedded)
 
     @torch.inference_mode()
     def generate(

@@ -108,9 +108,7 @@ class TransformerConfig:
     refiner_weight and timesteps (a token) are the paper's. self_fed: share of a batch whose inputs are the model's own
     greedy tokens instead of the nearest ones, so that it learns to correct its errors; token_noise: on the others,
     largest share of tokens that are replaced by another near entry. Both 0: the paper's teacher forcing.
-    self_fed_from: first step at which the model feeds itself. prefix_weight and hidden_weight: of two linear heads that
-    exist in training only and estimate, in units of its variance, the latent from the prefix tokens and the refiner's
-    target from its condition; a short run so learns at once to carry the picture there.
+    self_fed_from: first step at which the model feeds itself.
     """
 
     refiner_weight: float = 2.0
@@ -120,8 +118,6 @@ class TransformerConfig:
     self_fed_from: int = 0
     token_noise: float = 0.0
     local_heads: bool = False
-    prefix_weight: float = 0.0
-    hidden_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

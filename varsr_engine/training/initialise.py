@@ -16,7 +16,6 @@ from varsr_engine.model.varsr import Transformer
 # The convolutions that no residual block skips.
 MAIN_PATH = re.compile(r"(conv_in|conv_out|quant_conv|nin_shortcut|sample\.conv)$")
 SILU_GAIN = 1.68  # keeps the variance of a standard normal through SiLU
-CONSTANT = 8.0  # against activations of about 1
 LOCAL_SCALE = 20.0  # attention scale of a local head: a neighbour at distance one gets exp(-0.19 * 20) of the weight
 LOCAL_PAIRS = 6  # the fastest rotations, which tell neighbours apart
 
@@ -43,31 +42,7 @@ def initialise_autoencoder(vae: Autoencoder) -> None:
     for name, module in vae.named_modules():
         if isinstance(module, nn.Conv2d) and MAIN_PATH.search(name):
             pass_three_channels(module)
-    steady_statistics(vae)
     nn.init.normal_(vae.quantize.embedding.weight, std=0.5)
-
-
-def steady_statistics(vae: Autoencoder) -> None:
-    """Two large constant channels, +K and -K, in each group that the encoder's last normalisations see.
-
-    They divide by the deviation of a whole tile. Left alone, the latent of a place so depends on the rest of its tile,
-    which a convolutional condition encoder cannot know (measured: it explains half of the latent's variance, even on
-    the images that it was fitted to). With the constants the divisor is nearly the same for every tile.
-    """
-    level = vae.encoder.down[-1]
-    shortcut = level.block[0].nin_shortcut  # type: ignore[index, union-attr]
-    if not isinstance(shortcut, nn.Conv2d):
-        return
-    assert shortcut.bias is not None
-    norms = [m for part in (level, vae.encoder.mid) for m in part.modules() if isinstance(m, nn.GroupNorm)]
-    for norm in (vae.encoder.norm_out, *norms):
-        assert isinstance(norm, nn.GroupNorm)
-        if norm.num_channels == shortcut.out_channels:
-            norm.weight.mul_(CONSTANT * math.sqrt(2 * norm.num_groups / norm.num_channels))
-    size = shortcut.out_channels // vae.encoder.norm_out.num_groups  # type: ignore[operator]
-    for last in range(size - 1, shortcut.out_channels, size):
-        shortcut.weight[last - 1 : last + 1] = 0
-        shortcut.bias[last - 1], shortcut.bias[last] = CONSTANT, -CONSTANT
 
 
 def pass_three_channels(conv: nn.Conv2d) -> None:

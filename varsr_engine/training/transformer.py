@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from varsr_engine.engine.engine import Engine
 from varsr_engine.model.quantizer import Feed
@@ -29,19 +27,15 @@ class TransformerStage(Stage):
         initialise_transformer(self.model.transformer, self.config.local_heads)
         self.model.vae.load_state_dict(autoencoder)
         self.model.vae.requires_grad_(False)
-        C, Z = config.model.embed_dim, config.model.latent_channels
-        self.prefix_head, self.hidden_head = nn.Linear(C, Z), nn.Linear(C, Z)  # in training only
         self.diffusion = DiffusionLoss(self.model.transformer.diffloss.schedule)
 
     def forward(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         settings, labels = self.config, batch["label"]
-        latent, encoded = self._encode(batch, step)
+        encoded = self._encode(batch, step)
         forced = self.model.forced(batch["lr"], *encoded, labels)
         tokens = token_loss(forced.logits, forced.targets)
         noise, bound = self._refiner_loss(forced)
-        prefix_error, hidden_error = self._linear_errors(forced, latent, labels)
         loss = tokens + settings.refiner_weight * (noise + settings.variance_weight * bound)
-        loss = loss + settings.prefix_weight * prefix_error + settings.hidden_weight * hidden_error
         with torch.no_grad():
             right = (forced.logits.argmax(dim=-1) == forced.targets).float()
             last = self.model.config.latent_side**2
@@ -49,8 +43,6 @@ class TransformerStage(Stage):
             "loss": loss.item(),
             "tokens": tokens.item(),
             "refiner": noise.item(),
-            "prefix_error": prefix_error.item(),
-            "hidden_error": hidden_error.item(),
             "bound": bound.item(),
             "right": right.mean().item(),
             "right_last": right[:, -last:].mean().item(),
@@ -58,10 +50,7 @@ class TransformerStage(Stage):
         }
 
     @torch.no_grad()
-    def _encode(
-        self, batch: Batch, step: int
-    ) -> tuple[torch.Tensor, tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]]:
-        """The latent of the target, and what `Quantizer.encode` makes of it."""
+    def _encode(self, batch: Batch, step: int) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
         settings, hr = self.config, batch["hr"]
         latent = self.model.vae.encode(hr).float()
         quantize = self.model.vae.quantize
@@ -71,22 +60,7 @@ class TransformerStage(Stage):
             own = feeding.own_tokens(self.model, batch["lr"][:rows], batch["label"][:rows])
             feed = feeding.mixed(own, feed)
         with torch.autocast(latent.device.type, enabled=False):  # distances to the codebook decide tokens
-            return latent, quantize.encode(latent, feed)
-
-    def _linear_errors(
-        self, forced: TeacherForced, latent: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean squared errors of the two heads over the variance of what they estimate.
-
-        The prefix knows nothing of the label, so targets that were made poor do not count there.
-        """
-        good = (labels == 0).float()[:, None, None]
-        rows, spread = latent.flatten(2).mT, latent.var() + 1e-6
-        assert forced.prefix is not None
-        prefix_error = ((self.prefix_head(forced.prefix).float() - rows).square() * good).mean() / spread
-        target = forced.refiner_target.float()
-        hidden_error = F.mse_loss(self.hidden_head(forced.refiner_z).float(), target) / (target.var() + 1e-6)
-        return prefix_error, hidden_error
+            return quantize.encode(latent, feed)
 
     def _refiner_loss(self, forced: TeacherForced) -> tuple[torch.Tensor, torch.Tensor]:
         """Noise-prediction error and variational bound, at several random timesteps a token."""
