@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/cpu/*)
 
 demo: $(STAMP)  ## upscale examples/photo.jpg to out/photo_x4.png, and show it beside the input and bicubic
 	@mkdir -p out
-	$(BIN)/varsr upscale examples/photo.jpg -o out/photo_x4.png --overwrite --compare --model demo --color-fix wavelet
+	$(BIN)/varsr upscale examples/photo.jpg -o out/photo_x4.png --overwrite --compare
 	@echo "==> the picture is in $(CURDIR)/out/photo_x4.png, beside input and bicubic in $(CURDIR)/out/photo_x4_compare.png"
 
 test: $(STAMP)  ## run the tests that take seconds

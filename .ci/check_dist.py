@@ -18,7 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"torch", "triton", "numpy", "einops", "safetensors", "pillow", "typer", "rich"}
 # What a wheel may hold beside modules; the rest of the tree (tests, benchmarks, ...) stays out.
-DATA = {"varsr_engine/py.typed"}
+DATA = {
+    "varsr_engine/py.typed",
+    "varsr_engine/assets/varsr-mini.safetensors",
+    "varsr_engine/training/configs/mini-autoencoder.toml",
+    "varsr_engine/training/configs/mini-transformer.toml",
+}
 CPU_KERNELS = {f"varsr_engine/_cpu_{name}.so" for name in ("avx2", "avx512")}
 SDIST = {"setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "csrc/README.md"}
 

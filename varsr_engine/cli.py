@@ -311,7 +311,7 @@ def selftest(device: Device = None, dtype: Dtype = None, as_json: AsJson = False
 
 @command()
 def bench(
-    model: Annotated[str, option("-n", "--model", metavar="MODEL", help="As for upscale.", show_default=True)] = "demo",
+    model: Annotated[str | None, option("-n", "--model", metavar="MODEL", help="As for upscale.")] = None,
     repeat: Annotated[int, option("--repeat", min=1, help="Measured runs.", show_default=True)] = 5,
     batch_size: BatchSize = None,
     device: Device = None,

@@ -94,7 +94,7 @@ def test_help_and_mistakes_do_not_import_torch(picture) -> None:
         ("upscale a.png --scale -1", 2),
         ("upscale a.png --backend metal", 2),
         ("upscale a.png -o b.png --tile sometimes", 2),
-        ("upscale no.png -n demo", 2),
+        ("upscale no.png -n some/model", 2),
         ("upscale a.png --dry-run", 0),
     ]
     done = subprocess.run(

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import files_in, the_json
-from varsr_engine.demo import DEMO_NOTICE
 from varsr_engine.engine.engine import Engine
 from varsr_engine.engine.params import MAX_SEED
 
@@ -410,20 +409,6 @@ def test_quiet(run, model, picture) -> None:
     assert (result.stdout, result.stderr) == ("", "")
     Path("b.png").write_bytes(b"")
     assert "b.png: the file is empty" in run("upscale", "b.png", "-n", model, "-q").stderr
-
-
-def test_demo_notice_is_always_printed_once(run, picture, monkeypatch, model) -> None:
-    load = Engine.from_pretrained
-    monkeypatch.setattr(Engine, "from_pretrained", lambda name, **settings: _renamed(load(model, **settings)))
-    picture("a.png"), picture("b.png")
-    for options in ((), ("-q",)):
-        result = run("upscale", "a.png", "b.png", "--overwrite", "-n", "demo", *options)
-        assert result.exit_code == 0 and result.stderr.count(DEMO_NOTICE) == 1
-
-
-def _renamed(engine: Engine) -> Engine:
-    engine.model_id = "demo"
-    return engine
 
 
 def test_bars_in_a_terminal(run, model, picture, monkeypatch) -> None:

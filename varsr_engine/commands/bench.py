@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 import varsr_engine
-from varsr_engine.commands.terminal import human_bytes, print_json, say, stdout_console
-from varsr_engine.demo import DEMO_MODEL, DEMO_NOTICE
+from varsr_engine.commands.terminal import human_bytes, print_json, stdout_console
 from varsr_engine.engine.engine import Engine
 from varsr_engine.engine.params import EngineConfig
 from varsr_engine.errors import InvalidParamsError
@@ -87,12 +86,10 @@ def measure(engine: Engine, batch: int, repeat: int) -> dict[str, Any]:
     return {"total": spread(totals), "stages": {stage: spread(values) for stage, values in stages.items()}}
 
 
-def run_bench(model: str, config: EngineConfig, repeat: int, as_json: bool) -> None:
+def run_bench(model: str | None, config: EngineConfig, repeat: int, as_json: bool) -> None:
     engine = Engine.from_pretrained(model, config=config)
     if not engine.model_config.has_prefix:
         raise InvalidParamsError("bench times upscaling; this model is the class-to-image prior")
-    if model == DEMO_MODEL:
-        say(f"warning: {DEMO_NOTICE}; it is far smaller than the published model")
     seconds = measure(engine, config.images_per_pass, repeat)
     report = {
         "model": engine.model_id,

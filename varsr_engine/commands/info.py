@@ -17,7 +17,6 @@ from varsr_engine.checkpoint import Checkpoint, open_checkpoint
 from varsr_engine.commands.selftest_cases import CASES, arguments
 from varsr_engine.commands.terminal import human_bytes, print_json, stdout_console
 from varsr_engine.config import ModelConfig
-from varsr_engine.demo import DEMO_MODEL, demo_checkpoint
 from varsr_engine.dispatch import OPS, ORDER
 from varsr_engine.kernels.cpu_library import instructions
 from varsr_engine.kernels.linear import who_multiplies
@@ -109,7 +108,7 @@ def memory_needs(config: ModelConfig, sizes: dict[str, int], element: int) -> di
 
 
 def describe_model(model: str) -> dict[str, Any]:
-    checkpoint = demo_checkpoint() if model == DEMO_MODEL else open_checkpoint(model)
+    checkpoint = open_checkpoint(model)
     sizes = part_sizes(checkpoint)
     return {
         "name": checkpoint.path.name,

@@ -86,9 +86,9 @@ class Reporter:
                 self._bars.update(self._images, completed=self._done)
             self._bars.update(self._current, completed=0, total=self._stages, description=self._name())
 
-    def warn(self, text: str, *, always: bool = False) -> None:
-        """A warning, printed once however often it comes; `always`: also when quiet."""
-        if text not in self._seen and (always or not self._quiet):
+    def warn(self, text: str) -> None:
+        """A warning, printed once however often it comes."""
+        if text not in self._seen and not self._quiet:
             self.say(f"warning: {text}")
         self._seen.add(text)
 

@@ -13,8 +13,8 @@ import typer
 
 import varsr_engine.kernels  # noqa: F401 (registers every op)
 from varsr_engine.commands.selftest_cases import CASES, arguments, missing_cases
+from varsr_engine.commands.selftest_model import selftest_checkpoint
 from varsr_engine.commands.terminal import EXIT_FAILED, print_json, stdout_console
-from varsr_engine.demo import demo_checkpoint
 from varsr_engine.dispatch import OPS, ORDER, Backend
 from varsr_engine.engine.device import resolve_device, resolve_dtype
 from varsr_engine.engine.engine import Engine
@@ -144,7 +144,7 @@ def philox_check(device: torch.device) -> Check:
 
 def engine_check(device: torch.device) -> Check:
     """The whole engine in float32 on an untrained model, against the reference model on the CPU."""
-    checkpoint = demo_checkpoint()
+    checkpoint = selftest_checkpoint()
     config, read = checkpoint.config, checkpoint.open()
     model = VARSR(config).eval()
     model.load_state_dict({name: read(name) for name in checkpoint.shapes})

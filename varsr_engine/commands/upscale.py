@@ -132,11 +132,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
 
 
 def load_engine(model: str, config: EngineConfig, reporter: Reporter) -> Engine:
-    from varsr_engine.demo import DEMO_MODEL, DEMO_NOTICE
     from varsr_engine.engine.engine import Engine
 
-    if model == DEMO_MODEL:
-        reporter.warn(DEMO_NOTICE, always=True)
     return Engine.from_pretrained(model, config=config, on_progress=reporter.loading)
 
 

@@ -16,7 +16,6 @@ import torch
 
 import varsr_engine
 from varsr_engine.checkpoint import Checkpoint, TensorCheckpoint, open_checkpoint
-from varsr_engine.demo import DEMO_MODEL, DEMO_NOTICE, demo_checkpoint
 from varsr_engine.engine.generation import StageClock
 from varsr_engine.engine.params import MAX_SEED, EngineConfig, UpscaleParams
 from varsr_engine.engine.result import UpscaleResult
@@ -78,10 +77,7 @@ class Engine(TensorEngine):
             raise InvalidParamsError(f"give either config or overrides, got both (overrides: {', '.join(overrides)})")
         config = config or EngineConfig.resolve(**overrides)
         model = default_model(model)
-        if model == DEMO_MODEL:
-            checkpoint: Checkpoint = demo_checkpoint()
-        else:
-            checkpoint = open_checkpoint(model, revision=revision, local_files_only=local_files_only)
+        checkpoint = open_checkpoint(model, revision=revision, local_files_only=local_files_only)
         return cls(checkpoint, config, model_id=Path(model).name, on_progress=on_progress)
 
     @classmethod
@@ -369,7 +365,6 @@ class Engine(TensorEngine):
             model_id=self.model_id,
             engine_version=varsr_engine.__version__,
             seconds=dict(seconds),
-            warnings=(DEMO_NOTICE,) if self.model_id == DEMO_MODEL else (),
             tiles=tiles,
             seam_score=seams,
         )

@@ -1,7 +1,4 @@
-"""A small model with deterministic, untrained weights: the whole pipeline runs, the picture means nothing.
-
-For trying the installation before weights are at hand, and for tests. Its name is "demo" wherever a model is named.
-"""
+"""The network of `varsr selftest`: small, with deterministic, untrained weights; its pictures mean nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +12,8 @@ from varsr_engine.config import ModelConfig
 from varsr_engine.kernels.philox import philox_normal
 from varsr_engine.model.shapes import state_shapes
 
-DEMO_MODEL = "demo"
-DEMO_NOTICE = "model 'demo' has untrained weights: it shows that everything runs, not what VARSR can do"
 
-
-def demo_config() -> ModelConfig:
+def selftest_config() -> ModelConfig:
     """512 x 512 pixels like the published model, in 4 narrow layers: about a second on two CPU cores."""
     return ModelConfig(
         depth=4,
@@ -35,7 +29,7 @@ def demo_config() -> ModelConfig:
     )
 
 
-def demo_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+def selftest_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """Gaussian weights scaled by their fan-in, gains of 1, biases of 0: a pure function of name and shape."""
     if name.endswith("bias"):
         return torch.zeros(shape)
@@ -46,7 +40,7 @@ def demo_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return values.reshape(shape) / math.sqrt(math.prod(shape[1:]))
 
 
-def demo_checkpoint() -> TensorCheckpoint:
-    config = demo_config()
-    tensors = {name: demo_weight(name, shape) for name, shape in state_shapes(config).items()}
-    return TensorCheckpoint(tensors, config, DEMO_MODEL)
+def selftest_checkpoint() -> TensorCheckpoint:
+    config = selftest_config()
+    tensors = {name: selftest_weight(name, shape) for name, shape in state_shapes(config).items()}
+    return TensorCheckpoint(tensors, config, "selftest")
