@@ -100,13 +100,19 @@ def latest(pattern: str) -> dict[str, Any]:
     files = [
         path for path in (RESULTS / "quality").glob(pattern) if pattern.count("ablation") or "ablation" not in path.name
     ]
+    if not files:
+        return {}
     loaded: dict[str, Any] = json.loads(max(files, key=lambda path: path.stat().st_mtime).read_text())
     return loaded
 
 
 def quality(result: dict[str, Any]) -> str:
     """Means over the photographs, a line a degradation and upscaler."""
+    if not result:
+        return "Not measured yet."
     where = f"Commit {result['commit']}, {result['date']}, {result['machine']['processor']}, seed {result['seed']}."
+    if result["runs"]:
+        where += f" Settings beyond the model's defaults: {json.dumps(result['runs'])}."
     rows = [
         [r["degradation"], r["upscaler"], *(f"{r['scores'][m]:.{digits}f}" for m, (_, digits) in METRICS.items())]
         for r in result["means"]

@@ -130,7 +130,7 @@ def test_tables_and_vectors_are_not_for_muon(config: TrainConfig) -> None:
     autoencoder = make_stage("autoencoder", config)
     names = {id(p): name for name, p in autoencoder.named_parameters()}
     kept_names = {names[id(p)] for p in parameter_groups(autoencoder, 0.1)[0]["params"]}
-    assert {"vae.encoder.conv_in.weight", "vae.decoder.up.1.upsample.conv.weight"} <= kept_names
+    assert {"vae.encoder.conv_in.weight", "vae.decoder.up.0.block.0.nin_shortcut.weight"} <= kept_names
     assert not kept_names & {"vae.quant_conv.weight", "vae.encoder.conv_out.weight", "vae.decoder.conv_out.weight"}
 
 

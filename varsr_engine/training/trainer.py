@@ -27,7 +27,7 @@ from varsr_engine.training.stage import Batch, Stage
 
 TABLES = re.compile(r"\.(embedding|class_emb|lvl_embed|word_embed|head|scale_mul_1H11)(\.|$)")
 SCALE_FREE = re.compile(
-    r"(^vae\.(encoder|decoder)\.(.*\.)?(conv_in|nin_shortcut|sample\.conv)|\.con_embedding\..*)\.weight$"
+    r"(^vae\.(encoder|decoder)\.(.*\.)?(conv_in|nin_shortcut)|\.con_embedding\..*)\.weight$"
 )
 STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,7 +45,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 def parameter_groups(stage: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices and kernels of hidden layers are for Muon, and decay; tables, the head, biases and gains are not.
 
-    On the autoencoder's path that no residual block skips, and in the condition encoder, kernels keep their norm.
+    The autoencoder's stems and shortcuts, which no residual block skips, and the condition encoder keep their norms.
     Before a normalisation it would only grow (measured: activations of 300 behind the decoder's last upsampling), and
     drown the blocks and the weaker axes of colour.
     """
