@@ -26,9 +26,7 @@ from varsr_engine.training.progress import Progress
 from varsr_engine.training.stage import Batch, Stage
 
 TABLES = re.compile(r"\.(embedding|class_emb|lvl_embed|word_embed|head|scale_mul_1H11)(\.|$)")
-SCALE_FREE = re.compile(
-    r"(^vae\.(encoder|decoder)\.(.*\.)?(conv_in|nin_shortcut)|\.con_embedding\..*)\.weight$"
-)
+SCALE_FREE = re.compile(r"(^vae\.(encoder|decoder)\.(.*\.)?(conv_in|nin_shortcut)|\.con_embedding\..*)\.weight$")
 STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
