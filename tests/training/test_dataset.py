@@ -115,14 +115,31 @@ def test_crops_of_synthetic_images_are_repeatable_and_vary(tmp_path: Path) -> No
     assert not np.array_equal(pool.crop(0, 16, 5), crops[0])
 
 
+def test_calm_crops_lose_contrast_and_texture_but_not_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_SWAP_PROBABILITY", "_SATURATION_PROBABILITY"):
+        monkeypatch.setattr(dataset, name, 0.0)
+    pool, spread = SyntheticImages(2, 64, 0), {}
+    for smooth, fade in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        monkeypatch.setattr(dataset, "_SMOOTH_PROBABILITY", smooth)
+        monkeypatch.setattr(dataset, "_FADE_PROBABILITY", fade)
+        crops = np.stack([pool.crop(index, 32, 4) for index in range(8)]).astype(np.float64)
+        spread[smooth, fade] = crops.std(), np.abs(np.diff(crops, axis=2)).mean(), crops.mean()
+    plain, smoothed, faded = spread.values()
+    assert smoothed[1] < 0.8 * plain[1]
+    assert faded[0] < 0.95 * plain[0]
+    assert abs(faded[2] - plain[2]) < 2
+
+
 @pytest.fixture
-def own_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No crop is recoloured."""
+def as_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No crop is changed beyond its cut."""
+    monkeypatch.setattr(dataset, "_SMOOTH_PROBABILITY", 0.0)
+    monkeypatch.setattr(dataset, "_FADE_PROBABILITY", 0.0)
     monkeypatch.setattr(dataset, "_SWAP_PROBABILITY", 0.0)
     monkeypatch.setattr(dataset, "_SATURATION_PROBABILITY", 0.0)
 
 
-@pytest.mark.usefixtures("own_colours")
+@pytest.mark.usefixtures("as_cut")
 def test_a_crop_may_be_as_large_as_the_image() -> None:
     pool = SyntheticImages(1, 32, 0)
     whole = pool.crop(0, 32, 0)
@@ -132,7 +149,7 @@ def test_a_crop_may_be_as_large_as_the_image() -> None:
         pool.crop(0, 33, 0)
 
 
-@pytest.mark.usefixtures("own_colours")
+@pytest.mark.usefixtures("as_cut")
 def test_all_turns_and_mirrors_occur() -> None:
     pool = SyntheticImages(1, 16, 0)
     assert len({pool.crop(index, 16, 0).tobytes() for index in range(80)}) == 8

@@ -18,7 +18,7 @@ from typing import NotRequired, Protocol, TypedDict, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -40,6 +40,10 @@ _SHRINK_PROBABILITY = 0.5
 _LARGEST_SHRINK = 2.0
 _SWAP_PROBABILITY = 0.5
 _SATURATION_PROBABILITY = 0.5
+_SMOOTH_PROBABILITY = 0.25
+_SMOOTH_SIZES = (3, 5)  # of a median filter
+_FADE_PROBABILITY = 0.4
+_LARGEST_FADE = 0.4
 _REMEMBERED_BYTES = 256 << 20  # of decoded pictures that a process keeps
 _LIMITS = ReadLimits(max_pixels=150_000_000, max_bytes=1 << 30, max_side=65_535)
 _DRAWS = 32  # of files, before the next usable one in order is taken
@@ -102,7 +106,8 @@ class SyntheticImages:
         if side > self.side:
             raise InvalidParamsError(f"synthetic images have {self.side} pixels a side: too small for crops of {side}")
         rng = generator(seed, index)
-        return _recolour(_cut(self.image(int(rng.integers(self.pool_size))), side, rng), rng)
+        square = _cut(self.image(int(rng.integers(self.pool_size))), side, rng)
+        return _recolour(_calm(square, rng), rng)
 
     def _make(self, number: int) -> Pixels:
         return synthetic.dead_leaves(self.side, self.seed * 1_000_003 + number)
@@ -239,6 +244,23 @@ def _cut(picture: Pixels, side: int, rng: np.random.Generator) -> Pixels:
         square = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.HAMMING))
     square = np.rot90(square, turns)
     return np.array(square[:, ::-1] if mirrored else square, order="C")
+
+
+def _calm(square: Pixels, rng: np.random.Generator) -> Pixels:
+    """Some crops without their fine texture, some with less contrast: photographs have calm places, leaves have few.
+
+    Without it a network's best is to learn what to do with detail that no degradation leaves (measured: 23 dB between
+    input and target, where photographs have 24 to 27).
+    """
+    if rng.random() < _SMOOTH_PROBABILITY:
+        size = int(rng.choice(_SMOOTH_SIZES))
+        square = np.array(Image.fromarray(square).filter(ImageFilter.MedianFilter(size)))
+    if rng.random() < _FADE_PROBABILITY:
+        factor = np.float32(rng.uniform(_LARGEST_FADE, 1))
+        values = square.astype(np.float32)
+        mean = values.mean(axis=(0, 1), keepdims=True)
+        square = (mean + factor * (values - mean) + np.float32(0.5)).astype(np.uint8)
+    return square
 
 
 def _recolour(square: Pixels, rng: np.random.Generator) -> Pixels:
