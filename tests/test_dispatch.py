@@ -14,6 +14,7 @@ import torch
 
 import varsr_engine.kernels
 from tests.kernels.harness import raises
+from varsr_engine import dispatch
 from varsr_engine.dispatch import OPS, ORDER, Op, check_backend, use_backend
 from varsr_engine.errors import KernelUnavailableError
 
@@ -31,6 +32,7 @@ def named(name: str) -> Callable[..., str]:
 def op(monkeypatch: pytest.MonkeyPatch) -> Iterator[Op]:
     """An op with three backends; Triton takes up to 8 values, CUDA up to 4. Gone after the test."""
     monkeypatch.setitem(OPS, "fake", None)  # removes the name afterwards
+    monkeypatch.setattr(dispatch, "AUTOMATIC", ORDER)  # as where Triton does not interpret
     op = Op("fake")
     op.register("torch", named("torch"))
     op.register("triton", named("triton"), lambda x: None if x.numel() <= 8 else f"{x.numel()} values are more than 8")
@@ -160,6 +162,12 @@ def test_kernels_without_backward_refuse_gradients(op: Op) -> None:
         assert op(x) == "cuda"
     with torch.inference_mode():
         assert op(x) == "cuda"
+
+
+def test_the_interpreter_runs_only_where_it_is_asked_for(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "AUTOMATIC", tuple(b for b in ORDER if b != "triton"))
+    assert op(zeros(8)) == "torch"
+    assert op(zeros(8), backend="triton") == "triton"
 
 
 def test_gradients_of_keyword_arguments(op: Op) -> None:

@@ -14,6 +14,8 @@ from varsr_engine.errors import KernelUnavailableError
 
 Backend = Literal["cuda", "triton", "cpu", "torch"]
 ORDER: tuple[Backend, ...] = get_args(Backend)
+# Triton's interpreter is for tests that ask for it: it takes milliseconds where a kernel takes microseconds.
+AUTOMATIC = tuple(b for b in ORDER if b != "triton" or os.environ.get("TRITON_INTERPRET") != "1")
 
 # Every op by name, in the order of their import: what `varsr info` and `varsr selftest` list.
 OPS: dict[str, Op] = {}
@@ -104,7 +106,7 @@ class Op:
             if reason is not None:
                 raise KernelUnavailableError(f"{self.name}: backend {forced!r} cannot run this call: {reason}")
             return self._impls[forced](*args, **kwargs)
-        for candidate in ORDER:
+        for candidate in AUTOMATIC:
             if candidate in self._impls and self.reason_unsupported(candidate, *args, **kwargs) is None:
                 return self._impls[candidate](*args, **kwargs)
         raise KernelUnavailableError(f"{self.name}: no backend supports this call")

@@ -8,10 +8,12 @@ from varsr_engine.dispatch import Op
 from varsr_engine.kernels.adaln import cpu_kernel
 from varsr_engine.kernels.adaln.reference import adaln_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("adaln")
 _op.register("torch", adaln_reference)
 _op.register("cpu", cpu_kernel.adaln_cpu, cpu_kernel.why_not)
+_op.register("triton", *lazily("varsr_engine.kernels.adaln.triton_kernel", "adaln_triton"))
 
 
 def adaln(

@@ -9,10 +9,12 @@ from varsr_engine.kernels.mlp import cpu_kernel
 from varsr_engine.kernels.mlp.reference import mlp_reference
 from varsr_engine.kernels.panels import check_weight
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("mlp")
 _op.register("torch", mlp_reference)
 _op.register("cpu", cpu_kernel.mlp_cpu, cpu_kernel.why_not)
+_op.register("triton", *lazily("varsr_engine.kernels.mlp.triton_kernel", "mlp_triton"))
 
 
 def mlp(
