@@ -192,9 +192,9 @@ def upscale(
         ),
     ] = None,
     color_fix: Annotated[
-        str,
-        option("--color-fix", metavar="KIND", help="adain, wavelet or none.", panel=GENERATION, show_default=True),
-    ] = "adain",
+        str | None,
+        option("--color-fix", metavar="KIND", help="adain, wavelet or none. Default: the model's.", panel=GENERATION),
+    ] = None,
     refiner: Annotated[
         bool, option("--refiner/--no-refiner", help="Without: faster, not exact.", panel=GENERATION)
     ] = True,

@@ -8,11 +8,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from varsr_engine.errors import CheckpointMismatchError, InvalidParamsError
 
 Condition = Literal["prefix", "none"]
+ColorFix = Literal["adain", "wavelet", "none"]
 
 VARSR_SCALES = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 C2I_SCALES = (1, 2, 3, 4, 6, 9, 12, 16, 20, 24, 28, 32)
@@ -65,6 +66,7 @@ class ModelConfig:
     refiner_temperature: float = 1.0  # factor on the refiner's noise, its start included; 0 is deterministic
     top_k: int = 1
     top_p: float = 0.75
+    color_fix: ColorFix = "adain"  # how the output's colours are brought back to the input's
 
     def __post_init__(self) -> None:
         for name in ("patch_nums", "cond_channels", "vae_multipliers"):
@@ -102,6 +104,7 @@ class ModelConfig:
             "patch_nums",
             "at least two increasing sides that start with 1",
         )
+        self._check(self.color_fix in get_args(ColorFix), "color_fix", f"one of {get_args(ColorFix)}")
         self._check(self.condition in ("prefix", "none"), "condition", "'prefix' or 'none'")
         if self.condition == "prefix":
             self._check(

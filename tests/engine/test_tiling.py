@@ -340,6 +340,13 @@ def test_a_constant_image_has_no_seams(engine: Engine) -> None:
 # --- temperature of the refiner --------------------------------------------------------------------------------------
 
 
+def test_the_models_color_fix_is_the_default() -> None:
+    source, own = picture(16, 16), dataclasses.replace(MICRO, color_fix="none")
+    plain = engine_of(own).upscale(source)
+    assert same(plain, engine_of().upscale(source, color_fix="none"))
+    assert not same(plain, engine_of().upscale(source))
+
+
 def test_refiner_temperature_scales_all_noise(engine: Engine) -> None:
     lr = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
     noise = torch.randn(11, 2, 64, 8)

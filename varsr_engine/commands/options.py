@@ -101,5 +101,5 @@ def parse_backend(text: str | None) -> str | None:
     return text
 
 
-def parse_color_fix(text: str) -> str:
+def parse_color_fix(text: str | None) -> str | None:
     return "none" if text == "nofix" else text

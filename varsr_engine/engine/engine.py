@@ -261,11 +261,11 @@ class Engine(TensorEngine):
             on_stage=on_stage,
             **self._settings(params),
         )
-        style = (lr + 1) / 2
+        style, fix = (lr + 1) / 2, params.color_fix or self.model_config.color_fix
         results = []
         for i, (image, seed) in enumerate(zip(generation.images.cpu(), seeds, strict=True)):
             source = i if len(pictures) == len(seeds) else 0
-            fixed = color_fix(params.color_fix, image[None], style[source : source + 1])[0]
+            fixed = color_fix(fix, image[None], style[source : source + 1])[0]
             rgb = resize_rgb(to_array(fixed), params.output_size(*pictures[source].size))
             results.append(self._result(pictures[source], rgb, params, seed, generation.seconds))
         return results
@@ -289,11 +289,12 @@ class Engine(TensorEngine):
         clock("decoder")
         seconds |= clock.seconds
         style = torch.from_numpy(resize_rgb(picture.rgb, size, eight_bit)).permute(2, 0, 1)[None]
+        fix = params.color_fix or self.model_config.color_fix
         results = []
         for image, seed in zip(images, seeds, strict=True):
             seams = seam_score(image, (lr + 1) / 2, grid)
             resized = torch.from_numpy(resize_rgb(to_array(image), size)).permute(2, 0, 1)[None]
-            rgb = to_array(color_fix(params.color_fix, resized, style)[0])
+            rgb = to_array(color_fix(fix, resized, style)[0])
             results.append(self._result(picture, rgb, params, seed, seconds, len(grid), seams))
         return results
 

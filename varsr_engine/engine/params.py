@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from varsr_engine.config import reject_unknown_keys
+from varsr_engine.config import ColorFix, reject_unknown_keys
 from varsr_engine.errors import InvalidParamsError
 
 if TYPE_CHECKING:
     from varsr_engine.imaging import ReadLimits
 
-ColorFix = Literal["adain", "wavelet", "none"]
 AlphaMode = Literal["keep", "drop"]
 RefinerMode = Literal["on", "off"]
 TileMode = Literal["auto", "off"]
@@ -49,6 +48,7 @@ class UpscaleParams:
     top_k, top_p, temperature: token sampling; top_k = 1 is the argmax, top_k = 0 switches the limit off.
     steps: refiner steps; fewer than the model's is faster and not exact.
     refiner_temperature: factor on the refiner's noise, its start included; below 1 smoother, 0 deterministic.
+    color_fix: how the output's colours are brought back to the input's.
     tile: auto cuts outputs larger than the model's tile into overlapping tiles; off resizes every image to one tile
     and its result back. tile_overlap: latent cells that neighbouring tiles share (a quarter of a tile if None).
     """
@@ -65,7 +65,7 @@ class UpscaleParams:
     steps: int | None = None
     refiner_temperature: float | None = None
     refiner: RefinerMode = "on"
-    color_fix: ColorFix = "adain"
+    color_fix: ColorFix | None = None
     alpha: AlphaMode = "keep"
     tile: TileMode = "auto"
     tile_overlap: int | None = None
@@ -99,7 +99,9 @@ class UpscaleParams:
             _require(is_integer(self.tile_overlap, 0), "tile_overlap", "an integer >= 0", self.tile_overlap)
         _require(is_integer(self.label, 0), "label", "an integer >= 0", self.label)
         _require(is_number(self.temperature) and self.temperature > 0, "temperature", "a number > 0", self.temperature)
-        choices = {"refiner": RefinerMode, "color_fix": ColorFix, "alpha": AlphaMode, "tile": TileMode}
+        choices: dict[str, Any] = {"refiner": RefinerMode, "alpha": AlphaMode, "tile": TileMode}
+        if self.color_fix is not None:
+            choices["color_fix"] = ColorFix
         for name, kind in choices.items():
             _require(getattr(self, name) in get_args(kind), name, f"one of {get_args(kind)}", getattr(self, name))
 
