@@ -14,6 +14,7 @@ from varsr_engine.kernels.mlp import mlp as mlp
 from varsr_engine.kernels.philox import philox_normal as philox_normal
 from varsr_engine.kernels.qkv_norm_rope_cache import qkv_norm_rope_cache as qkv_norm_rope_cache
 from varsr_engine.kernels.refiner_block import refiner_block as refiner_block
+from varsr_engine.kernels.refiner_embed import refiner_embed as refiner_embed
 from varsr_engine.kernels.refiner_update import refiner_update as refiner_update
 from varsr_engine.kernels.scale_attention import scale_attention as scale_attention
 from varsr_engine.kernels.scale_handoff import scale_handoff as scale_handoff

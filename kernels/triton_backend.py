@@ -1,7 +1,7 @@
-"""What every Triton kernel shares: when it can run, and where. Imports nothing of Triton: most machines never launch one.
+"""What every Triton kernel shares: when it can run, and where. Imports nothing of Triton: most machines launch none.
 
-A kernel's file `kernels/<op>/triton_kernel.py` holds the kernels, a launcher with the op's arguments, and `why_not` with
-the same arguments. The op registers them with `lazily`.
+A kernel's file `kernels/<op>/triton_kernel.py` holds the kernels, a launcher with the op's arguments, and `why_not`
+with the same arguments. The op registers them with `lazily`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def why_not_triton(*values: Any) -> str | None:
     """Why no Triton kernel takes these tensors, or None: it asks for one CUDA device, of compute capability 8.0."""
     tensors = list(tensors_in(values))
     first = tensors[0]
-    if not (first.is_cuda or (INTERPRETING and first.device.type == "cpu")):
+    launched = first.is_cuda or first.is_meta  # meta tensors: a dry run, which records the launches
+    if not (launched or (INTERPRETING and first.device.type == "cpu")):
         return f"the tensors are on {first.device}, not on a CUDA device"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"

@@ -15,6 +15,12 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from varsr_engine.kernels.triton_backend import capability
 
+MULTIPROCESSORS = 132  # of an H100 or H200, for which tiles are chosen
+ENOUGH = 90  # programs that can stream a weight at the memory's speed, each with 30 KB or more in flight
+KB = 1024
+# Shared memory of a multiprocessor that a program's steps in flight may take; other devices have 100 KB.
+SHARED_MEMORY = {(8, 0): 160 * KB, (9, 0): 200 * KB, (10, 0): 200 * KB}
+
 
 class Tile(NamedTuple):
     """How a product is cut: rows and columns of the result and depth of a step, warps a program, steps in flight."""
@@ -30,11 +36,13 @@ class Tile(NamedTuple):
 def load_rows(source, row, col, rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr):
     """(ROWS, COLS) of a row-major matrix (rows, cols), zeros beyond it."""
     if TMA:
-        return source.load([row, col])
-    offs_r = row + tl.arange(0, ROWS)
-    offs_c = col + tl.arange(0, COLS)
-    mask = (offs_r < rows)[:, None] & (offs_c < cols)[None, :]
-    return tl.load(source + offs_r.to(tl.int64)[:, None] * cols + offs_c[None, :], mask=mask, other=0.0)
+        block = source.load([row, col])
+    else:
+        offs_r, offs_c = tl.arange(0, ROWS), tl.arange(0, COLS)
+        mask = (offs_r < rows - row)[:, None] & (offs_c < cols - col)[None, :]
+        corner = source + tl.cast(row, tl.int64) * cols + col
+        block = tl.load(corner + offs_r[:, None] * cols + offs_c[None, :], mask=mask, other=0.0)
+    return block
 
 
 @triton.jit
@@ -51,24 +59,40 @@ def product(
     BLOCK_K: tl.constexpr,
     SWAP: tl.constexpr,
     TMA: tl.constexpr,
+    start=0,
+    stop=None,
 ):
     """(BLOCK_M, BLOCK_N) float32: rows row... of X times rows col... of W, transposed.
 
-    SWAP computes W X^T instead, and turns the result: the tensor cores then see 64 or more rows of W and as few rows of X
-    as there are, where padding X to 64 would waste most of the product.
+    SWAP computes W X^T instead, and turns the result: the tensor cores then see 64 or more rows of W and as few rows of
+    X as there are, where padding X to 64 would waste most of the product.
+    Only over the columns from `start` to `stop` if given: multiples of 2 BLOCK_K, or K.
     """
+    end = K if stop is None else stop
     if SWAP:
         turned = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-        for k in range(0, K, BLOCK_K):
+        for k in range(start, end, BLOCK_K):
             a = load_rows(w, col, k, N, K, BLOCK_N, BLOCK_K, TMA)
             b = load_rows(x, row, k, M, K, BLOCK_M, BLOCK_K, TMA)
             turned = tl.dot(a, b.T, turned, input_precision="ieee")
-        return turned.T
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for k in range(0, K, BLOCK_K):
-        a = load_rows(x, row, k, M, K, BLOCK_M, BLOCK_K, TMA)
-        b = load_rows(w, col, k, N, K, BLOCK_N, BLOCK_K, TMA)
-        acc = tl.dot(a, b.T, acc, input_precision="ieee")
+        acc = turned.T
+    elif BLOCK_M * BLOCK_N <= 512:
+        # A warp has one small product here, so that each waits for the one before it: two sums halve the wait.
+        acc, other = tl.zeros((BLOCK_M, BLOCK_N), tl.float32), tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(start, end, 2 * BLOCK_K):
+            a = load_rows(x, row, k, M, K, BLOCK_M, BLOCK_K, TMA)
+            b = load_rows(w, col, k, N, K, BLOCK_N, BLOCK_K, TMA)
+            acc = tl.dot(a, b.T, acc, input_precision="ieee")
+            a = load_rows(x, row, k + BLOCK_K, M, K, BLOCK_M, BLOCK_K, TMA)
+            b = load_rows(w, col, k + BLOCK_K, N, K, BLOCK_N, BLOCK_K, TMA)
+            other = tl.dot(a, b.T, other, input_precision="ieee")
+        acc += other
+    else:
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(start, end, BLOCK_K):
+            a = load_rows(x, row, k, M, K, BLOCK_M, BLOCK_K, TMA)
+            b = load_rows(w, col, k, N, K, BLOCK_N, BLOCK_K, TMA)
+            acc = tl.dot(a, b.T, acc, input_precision="ieee")
     return acc
 
 
@@ -84,9 +108,9 @@ def programs(M: int, N: int, tile: Tile) -> tuple[int]:
 
 
 def uses_tma(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether both can come through descriptors."""
-    rows_aligned = all(t.stride(0) * t.element_size() % 16 == 0 for t in (x, weight))
-    return capability(x.device) >= (9, 0) and rows_aligned and x.element_size() == 2
+    """Whether both can come through descriptors: their rows start at multiples of 16 bytes."""
+    aligned = all(n * t.element_size() % 16 == 0 for t in (x, weight) for n in (t.stride(0), t.storage_offset()))
+    return capability(x.device) >= (9, 0) and aligned and x.element_size() == 2
 
 
 def operands(x: torch.Tensor, weight: torch.Tensor, tile: Tile) -> dict[str, Any]:
@@ -101,28 +125,47 @@ def operands(x: torch.Tensor, weight: torch.Tensor, tile: Tile) -> dict[str, Any
         "BLOCK_M": tile.m,
         "BLOCK_N": tile.n,
         "BLOCK_K": tile.k,
-        "SWAP": tile.m < 64,
+        "SWAP": tile.m < 64 <= tile.n,
         "TMA": tma,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
 
 
-def product_tile(M: int, N: int, K: int, device: torch.device, element: int = 2) -> Tile:
-    """The tile of a 16-bit product (M, K) x (K, N).
+def product_tile(
+    M: int, N: int, K: int, device: torch.device, element: int = 2, *, least_n: int = 16, most_n: int = 128
+) -> Tile:
+    """The tile of a 16-bit product (M, K) x (K, N), from `least_n` to `most_n` columns wide.
 
-    From the tile model of the design notes and offline compilation; no GPU has measured it yet. Few rows are a stream of
-    W: as many programs as there are multiprocessors, each with several steps in flight. Many rows fill the tensor cores.
+    From a model of waves and of traffic from L2, and from offline compilation; no GPU has measured it yet. Few rows are
+    a stream of W: enough programs, each with several steps in flight. Many rows fill the tensor cores.
     """
     if element == 4:  # float32 products are for checking: their tiles are small enough for any GPU
-        return Tile(32, 32, 32, 4, 2)
-    deep = 4 if capability(device) >= (9, 0) else 3
-    if M <= 16:
-        return Tile(16, 64 if N > 2048 else 16, 128, 4, deep)
-    if M <= 32:
-        return Tile(32, 64, 128, 4, deep)
-    if M <= 162:
-        return Tile(64, 64, 64, 4, deep)
-    if M <= 700:
-        return Tile(64, 128, 64, 4, deep)
-    return Tile(128, 128, 64, 8, deep)
+        return Tile(32, max(32, least_n), 32, 4, 2)
+    memory = SHARED_MEMORY.get(capability(device), 96 * KB)
+    hopper = capability(device)[0] in (9, 10)
+
+    def tile(m: int, n: int, k: int, warps: int = 4, stages: int = 6) -> Tile:
+        n = max(n, least_n)
+        step = (2 if m * n <= 512 else 1) * (m + n) * k * element
+        return Tile(m, n, k, warps, max(2, min(stages, memory // step)))
+
+    def streaming(rows: int) -> int:
+        """The most columns, up to 64, with which `rows` tiles above each other leave enough programs."""
+        return next((n for n in (64, 32) if rows * triton.cdiv(N, n) >= ENOUGH), 16)
+
+    narrow = N <= 2048
+    if M <= 32:  # W is read once, and X costs nothing
+        return tile(16 if M <= 16 else 32, streaming(1), 128)
+    if M <= 64 or (M <= 128 and narrow):  # for a narrow product two tiles above each other, for more programs
+        return tile(64, max(32, streaming(triton.cdiv(M, 64))), 128)
+    if M <= 128:  # one tile holds all rows: W passes from memory to one program only
+        return tile(128, streaming(1), 64)
+    if M <= 512 and narrow:  # proj: 72 programs, for 162 rows as for 338
+        return tile(64 if M <= 256 else 128, 64, 64)
+    waves, wide_waves = (-(-triton.cdiv(M, 128) * triton.cdiv(N, n) // MULTIPROCESSORS) for n in (128, 256))
+    # Doubling the columns takes a quarter off the traffic from L2, but may lose half a wave.
+    if M > 512 and hopper and most_n >= 256 and 8 * wide_waves <= 5 * waves:
+        return tile(128, 256, 64, 8, 4)
+    # One wave has a multiprocessor for each program; in several, three steps let two programs share one.
+    return tile(128, 128, 64, 8, 6 if waves == 1 else 3)

@@ -137,6 +137,7 @@ def test_is_a_hashable_immutable_value() -> None:
         ({"top_p": math.nan}, "top_p must be in (0, 1], got nan"),
         ({"guidance_scale_tiled": -1.0}, "guidance_scale_tiled must be a number >= 0 or None, got -1.0"),
         ({"refiner_temperature": None}, "refiner_temperature must be a number >= 0, got None"),
+        ({"fidelity": 1.5}, "fidelity must be in [0, 1], got 1.5"),
         ({"color_fix": "lab"}, "color_fix must be one of ('adain', 'wavelet', 'none'), got 'lab'"),
         ({"num_heads": 7}, "num_heads must be a divisor of embed_dim = 1536, got 7"),
         (

@@ -109,6 +109,14 @@ def test_a_forced_backend_does_not_fall_through(op: Op) -> None:
         op(zeros(9))
 
 
+def test_a_context_is_for_ops_that_have_such_an_implementation(op: Op) -> None:
+    bare = Op("fake")
+    bare.register("torch", named("torch"))
+    with use_backend("triton"):
+        assert bare(zeros(1)) == "torch"
+        assert op(zeros(1)) == "triton"
+
+
 def test_missing_implementations(op: Op) -> None:
     bare = Op("fake")
     with raises(KernelUnavailableError, "fake: no backend supports this call"):
@@ -201,9 +209,12 @@ print(op(), op(backend="triton"))
 with use_backend("triton"):
     print(op())
 other = Op("other")
-other.register("triton", lambda: "triton")
+other.register("cpu", lambda: "cpu")
+print(other())
+refusing = Op("refusing")
+refusing.register("torch", lambda: "torch", lambda: "not today")
 try:
-    other()
+    refusing()
 except KernelUnavailableError as error:
     print(error)
 """
@@ -223,7 +234,8 @@ def test_environment_variable() -> None:
     assert done.stdout.splitlines() == [
         "torch triton",
         "triton",
-        "other: backend 'torch' cannot run this call: no such implementation",
+        "cpu",  # it has no other
+        "refusing: backend 'torch' cannot run this call: not today",
     ]
 
 

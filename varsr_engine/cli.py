@@ -195,6 +195,14 @@ def upscale(
         str | None,
         option("--color-fix", metavar="KIND", help="adain, wavelet or none. Default: the model's.", panel=GENERATION),
     ] = None,
+    fidelity: Annotated[
+        float | None,
+        option(
+            "--fidelity",
+            help="Share of the resized input in the output, 0 to 1; 0: none. Default: the model's.",
+            panel=GENERATION,
+        ),
+    ] = None,
     refiner: Annotated[
         bool, option("--refiner/--no-refiner", help="Without: faster, not exact.", panel=GENERATION)
     ] = True,
@@ -236,6 +244,7 @@ def upscale(
                 "temperature": temperature,
                 "color_fix": parse_color_fix(color_fix),
                 "refiner_temperature": refiner_temperature,
+                "fidelity": fidelity,
                 "refiner": "on" if refiner else "off",
                 "alpha": alpha,
                 "tile": tile,

@@ -67,6 +67,7 @@ class ModelConfig:
     top_k: int = 1
     top_p: float = 0.75
     color_fix: ColorFix = "adain"  # how the output's colours are brought back to the input's
+    fidelity: float = 0.0  # share of the resized input in the output: 0 is the network's own result
 
     def __post_init__(self) -> None:
         for name in ("patch_nums", "cond_channels", "vae_multipliers"):
@@ -104,6 +105,7 @@ class ModelConfig:
             "patch_nums",
             "at least two increasing sides that start with 1",
         )
+        self._check(_is_number(self.fidelity) and 0 <= self.fidelity <= 1, "fidelity", "in [0, 1]")
         self._check(self.color_fix in get_args(ColorFix), "color_fix", f"one of {get_args(ColorFix)}")
         self._check(self.condition in ("prefix", "none"), "condition", "'prefix' or 'none'")
         if self.condition == "prefix":

@@ -37,12 +37,20 @@ _forced: ContextVar[Backend | None] = ContextVar("varsr_backend", default=_FROM_
 
 @contextlib.contextmanager
 def use_backend(backend: str | None) -> Iterator[None]:
-    """Within this context every op runs on `backend`, or raises with the reason why it cannot."""
+    """Within this context every op that has an implementation for `backend` runs on it, or raises with the reason.
+
+    Ops without one take their first supported: a library's products and convolutions on a GPU are no Triton kernels.
+    """
     token = _forced.set(check_backend(backend))
     try:
         yield
     finally:
         _forced.reset(token)
+
+
+def active_backend() -> Backend | None:
+    """The backend that `use_backend` or VARSR_BACKEND asks for here; None: the first supported."""
+    return _forced.get()
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
@@ -100,7 +108,9 @@ class Op:
         return self._why_not[backend](*args, **kwargs)
 
     def __call__(self, *args: Any, backend: str | None = None, **kwargs: Any) -> Any:
-        forced = check_backend(backend) or _forced.get()
+        forced = check_backend(backend)
+        if forced is None and (wanted := _forced.get()) in self._impls:
+            forced = wanted
         if forced is not None:
             reason = self.reason_unsupported(forced, *args, **kwargs)
             if reason is not None:

@@ -7,9 +7,15 @@ import torch
 from varsr_engine.dispatch import Op
 from varsr_engine.kernels.block_causal_attention.reference import block_causal_attention_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("block_causal_attention")
 _op.register("torch", block_causal_attention_reference)
+_op.register(
+    "triton",
+    *lazily("varsr_engine.kernels.block_causal_attention.triton_kernel", "block_causal_attention_triton"),
+    differentiable=True,
+)
 
 
 def block_causal_attention(

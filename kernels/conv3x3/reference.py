@@ -25,7 +25,8 @@ def conv3x3_reference(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     y = F.conv2d(x, weights.weight, weights.bias, padding=1)
-    y = y if residual is None else y + residual
+    if residual is not None:
+        y = y + residual if y.requires_grad else y.add_(residual)
     return y if out is None else out.copy_(y)
 
 

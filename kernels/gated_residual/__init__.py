@@ -9,10 +9,12 @@ from varsr_engine.kernels.gated_residual import cpu_kernel
 from varsr_engine.kernels.gated_residual.reference import gated_residual_reference
 from varsr_engine.kernels.panels import check_weight
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("gated_residual")
 _op.register("torch", gated_residual_reference)
 _op.register("cpu", cpu_kernel.gated_residual_cpu, cpu_kernel.why_not)
+_op.register("triton", *lazily("varsr_engine.kernels.gated_residual.triton_kernel", "gated_residual_triton"))
 
 
 def gated_residual(

@@ -8,10 +8,12 @@ from varsr_engine.dispatch import Op
 from varsr_engine.kernels.groupnorm_silu import cpu_kernel
 from varsr_engine.kernels.groupnorm_silu.reference import groupnorm_silu_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("groupnorm_silu")
 _op.register("torch", groupnorm_silu_reference)
 _op.register("cpu", cpu_kernel.groupnorm_silu_cpu, cpu_kernel.why_not)
+_op.register("triton", *lazily("varsr_engine.kernels.groupnorm_silu.triton_kernel", "groupnorm_silu_triton"))
 
 
 def groupnorm_silu(

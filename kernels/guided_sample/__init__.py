@@ -10,10 +10,12 @@ from varsr_engine.kernels.guided_sample.reference import Sampling as Sampling
 from varsr_engine.kernels.guided_sample.reference import guided_sample_reference
 from varsr_engine.kernels.panels import check_weight
 from varsr_engine.kernels.spec import check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("guided_sample")
 _op.register("torch", guided_sample_reference)
 _op.register("cpu", cpu_kernel.guided_sample_cpu, cpu_kernel.why_not)
+_op.register("triton", *lazily("varsr_engine.kernels.guided_sample.triton_kernel", "guided_sample_triton"))
 
 
 def guided_sample(

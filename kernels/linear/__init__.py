@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from varsr_engine.dispatch import Op
+from varsr_engine.dispatch import Op, active_backend
 from varsr_engine.kernels.linear import cpu_kernel
 from varsr_engine.kernels.linear.reference import linear_reference
 from varsr_engine.kernels.panels import check_weight
@@ -18,8 +18,11 @@ _op.register("cpu", cpu_kernel.linear_cpu, cpu_kernel.why_not)
 def prepare_linear(weight: torch.Tensor, parts: int = 1) -> torch.Tensor:
     """The matrix (N, K) in the form that this machine multiplies with: itself, or a copy in panels.
 
-    parts: into how many equal runs of rows callers will cut it (`take_rows`).
+    parts: into how many equal runs of rows callers will cut it (`take_rows`). Where another backend than the CPU's is
+    asked for, which does not read panels, it stays a matrix.
     """
+    if active_backend() not in (None, "cpu"):
+        return weight
     return weight if cpu_kernel.why_not_packed(weight, parts) is not None else cpu_kernel.pack(weight)
 
 

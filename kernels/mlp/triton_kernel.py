@@ -16,7 +16,7 @@ def gelu_tanh(x):
     return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def mlp_fwd_kernel(
     x,  # (M, K)
     w,  # (N, K)
@@ -53,7 +53,7 @@ def mlp_triton(
     out = torch.empty(B, L, N, device=x.device, dtype=x.dtype) if out is None else out
     rows, weight = x.contiguous().view(B * L, K), weight.contiguous()
     if out.numel() > 0:
-        tile = product_tile(B * L, N, K, x.device, x.element_size())
+        tile = product_tile(B * L, N, K, x.device, x.element_size(), most_n=256)
         mlp_fwd_kernel[programs(B * L, N, tile)](
             bias_ptr=bias.contiguous(), out_ptr=out, **operands(rows, weight, tile)
         )

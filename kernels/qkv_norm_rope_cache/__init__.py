@@ -9,10 +9,12 @@ from varsr_engine.kernels.panels import check_weight
 from varsr_engine.kernels.qkv_norm_rope_cache import cpu_kernel
 from varsr_engine.kernels.qkv_norm_rope_cache.reference import qkv_norm_rope_cache_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("qkv_norm_rope_cache")
 _op.register("torch", qkv_norm_rope_cache_reference)
 _op.register("cpu", cpu_kernel.qkv_norm_rope_cache_cpu, cpu_kernel.why_not)
+_op.register("triton", *lazily("varsr_engine.kernels.qkv_norm_rope_cache.triton_kernel", "qkv_norm_rope_cache_triton"))
 
 
 def qkv_norm_rope_cache(

@@ -10,10 +10,12 @@ from varsr_engine.kernels.refiner_block import cpu_kernel
 from varsr_engine.kernels.refiner_block.reference import RefinerBlockWeights as RefinerBlockWeights
 from varsr_engine.kernels.refiner_block.reference import refiner_block_reference
 from varsr_engine.kernels.spec import check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("refiner_block")
 _op.register("torch", refiner_block_reference)
 _op.register("cpu", cpu_kernel.refiner_block_cpu, cpu_kernel.why_not)
+_op.register("triton", *lazily("varsr_engine.kernels.refiner_block.triton_kernel", "refiner_block_triton"))
 
 
 def refiner_block(
@@ -29,7 +31,8 @@ def refiner_block(
 ) -> torch.Tensor:
     """x + gate * mlp(layer_norm(x) * (1 + scale) + shift), mlp = linear, SiLU, linear; `out=x` updates in place.
 
-    x, shift, scale, gate (R, W) in x's dtype (float32 in the engine); the products run in the weights' dtype.
+    x, shift, scale, gate (R, W), the result in x's dtype (float32 in the engine, where the other three may be 16-bit);
+    the products run in the weights' dtype.
     Source: VARSR section 3.4 (diffusion refiner), after "Autoregressive Image Generation without Vector Quantization".
     """
     op = "refiner_block"

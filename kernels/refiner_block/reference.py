@@ -32,6 +32,7 @@ def refiner_block_reference(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     w = weights
+    shift, scale, gate = (t.to(x.dtype) for t in (shift, scale, gate))
     normalised = F.layer_norm(x, x.shape[-1:], w.norm_weight.to(x.dtype), w.norm_bias.to(x.dtype), eps)
     h = torch.addcmul(normalised + shift, normalised, scale).to(w.in_weight.dtype)
     h = F.silu(F.linear(h, as_matrix(w.in_weight), w.in_bias), inplace=not torch.is_grad_enabled())

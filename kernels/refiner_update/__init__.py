@@ -8,9 +8,11 @@ from varsr_engine.dispatch import Op
 from varsr_engine.kernels.refiner_update.reference import DenoiseStep as DenoiseStep
 from varsr_engine.kernels.refiner_update.reference import refiner_update_reference
 from varsr_engine.kernels.spec import check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("refiner_update")
 _op.register("torch", refiner_update_reference)
+_op.register("triton", *lazily("varsr_engine.kernels.refiner_update.triton_kernel", "refiner_update_triton"))
 
 
 def refiner_update(
@@ -29,8 +31,9 @@ def refiner_update(
 ) -> torch.Tensor:
     """(eps, v) = linear(layer_norm(hidden) * (1 + scale) + shift); eps = (1 + t) eps_cond - t eps_uncond; one step.
 
-    hidden, shift, scale (2, B, N, W): both branches; weight (2Z, W), bias (2Z,); x and noise (B, N, Z) float32
-    (noise is not read at the last step); ratio t (B,). Returns x_{t-1} (B, N, Z).
+    hidden, shift, scale (2, B, N, W): both branches, the modulation in hidden's dtype (float32) or 16-bit;
+    weight (2Z, W), bias (2Z,); x and noise (B, N, Z) float32 (noise is not read at the last step); ratio t (B,).
+    Returns x_{t-1} (B, N, Z).
     Source: VARSR section 3.4; Nichol and Dhariwal, "Improved DDPM", equations 9 to 15.
     """
     op = "refiner_update"

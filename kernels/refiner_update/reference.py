@@ -50,6 +50,7 @@ def refiner_update_reference(
     eps: float = 1e-6,
 ) -> torch.Tensor:
     Z = x.shape[-1]
+    shift, scale = shift.to(hidden.dtype), scale.to(hidden.dtype)
     normalised = F.layer_norm(hidden, hidden.shape[-1:], eps=eps)
     cond, uncond = (normalised * (1 + scale) + shift).to(weight.dtype)
     needed = (

@@ -9,7 +9,13 @@ from varsr_engine.kernels import cpu_library as cpu
 MAX_HEAD_DIM = 128
 
 
-def why_not(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor | None = None) -> str | None:
+def why_not(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor | None = None,
+    bound: torch.Tensor | None = None,
+) -> str | None:
     if q.shape[2] == 1:
         return "one query: torch's dot products add up more exactly"
     if q.shape[3] > MAX_HEAD_DIM:
@@ -23,7 +29,11 @@ def why_not(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor
 
 
 def scale_attention_cpu(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor | None = None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor | None = None,
+    bound: torch.Tensor | None = None,
 ) -> torch.Tensor:
     B, H, L, D = q.shape
     out = torch.empty(B, L, H * D) if out is None else out

@@ -9,8 +9,13 @@ from varsr_engine.kernels.spec import Cost
 
 
 def scale_attention_reference(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor | None = None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor | None = None,
+    bound: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    """`bound` changes nothing but how a kernel gets there."""
     attended = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
     return attended if out is None else out.copy_(attended)
 

@@ -21,14 +21,15 @@ def write_case(case: GoldenCase, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def load_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Loaded]:
-    """load_engine(name, folder=tests/golden): the case and an engine with its weights, cached."""
-    loaded: dict[tuple[Path, str], Loaded] = {}
+    """load_engine(name, folder=tests/golden, backend="auto"): the case and an engine with its weights, cached."""
+    loaded: dict[tuple[Path, str, str], Loaded] = {}
 
-    def load(name: str, folder: Path = GOLDEN_FOLDER) -> Loaded:
-        if (folder, name) not in loaded:
+    def load(name: str, folder: Path = GOLDEN_FOLDER, backend: str = "auto") -> Loaded:
+        key = folder, name, backend
+        if key not in loaded:
             case = load_case(folder, name)
             model = write_case(case, tmp_path_factory.mktemp("models") / name)
-            loaded[folder, name] = case, Engine.from_pretrained(model, device="cpu")
-        return loaded[folder, name]
+            loaded[key] = case, Engine.from_pretrained(model, device="cpu", backend=backend)
+        return loaded[key]
 
     return load

@@ -39,6 +39,17 @@ def test_every_golden_tensor(where: tuple[Path, str], load_engine: Load) -> None
     assert list(out.seconds) == [*expected, "refiner", "decoder"]
 
 
+@pytest.mark.parametrize("name", ["tiny"])
+def test_every_golden_tensor_through_triton(name: str, load_engine: Load) -> None:
+    """The kernels of a GPU, in Triton's interpreter where there is none, in float32."""
+    case, engine = load_engine(name, backend="triton")
+    out = run((case, engine))
+    assert out.trace is not None
+    stages = generation_stages(case.config, case.guidance_scale, out.images, out.trace)
+    training = {n: t for n, t in case.tensors.items() if n.startswith(("encode.", "teacher."))}
+    assert_matches(case, stages | training, {})
+
+
 def test_an_engine_on_a_model_in_memory_is_the_same(load_engine: Load) -> None:
     case, engine = load_engine("tiny")
     model = VARSR(case.config)

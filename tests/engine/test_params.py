@@ -61,6 +61,7 @@ from varsr_engine.errors import InvalidParamsError
         ({"tile_overlap": 2.0}, "tile_overlap must be an integer >= 0, got 2.0"),
         ({"refiner": "fast"}, "refiner must be one of ('on', 'off'), got 'fast'"),
         ({"refiner": True}, "refiner must be one of ('on', 'off'), got True"),
+        ({"fidelity": -0.1}, "fidelity must be in [0, 1], got -0.1"),
         ({"color_fix": "wavelets"}, "color_fix must be one of ('adain', 'wavelet', 'none'), got 'wavelets'"),
         ({"alpha": None}, "alpha must be one of ('keep', 'drop'), got None"),
     ],

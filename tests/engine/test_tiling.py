@@ -347,6 +347,17 @@ def test_the_models_color_fix_is_the_default() -> None:
     assert not same(plain, engine_of().upscale(source))
 
 
+@pytest.mark.parametrize("size", [(4, 4), (16, 16)], ids=["one tile", "tiles"])
+def test_fidelity_mixes_in_the_resized_input(size: tuple[int, int]) -> None:
+    source, engine = picture(*size), engine_of()
+    own, mixed, plain = (engine.upscale(source, fidelity=w).picture.rgb for w in (0.0, 0.25, 1.0))
+    assert np.abs(mixed - (0.75 * own + 0.25 * plain)).max() < 1e-5
+    assert np.abs(own - plain).max() > 1e-3
+    assert np.array_equal(engine.upscale(source).picture.rgb, own)
+    half = engine_of(dataclasses.replace(MICRO, fidelity=0.25))
+    assert np.array_equal(half.upscale(source).picture.rgb, mixed)
+
+
 def test_refiner_temperature_scales_all_noise(engine: Engine) -> None:
     lr = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
     noise = torch.randn(11, 2, 64, 8)

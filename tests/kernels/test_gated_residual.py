@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from unittest import mock
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.kernels.harness import check, each_backend, each_dtype, each_layout, each_size, normal, raises, run_case
 from varsr_engine.kernels import gated_residual
+from varsr_engine.kernels.triton_backend import assume_capability
 
 backends = each_backend("gated_residual")
+each_capability = pytest.mark.parametrize("capability", [(9, 0), (8, 0)], ids=["tma", "pointers"])
 
 
 def inputs(B: int, L: int, K: int, C: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -81,6 +87,40 @@ def test_large_residual_keeps_small_updates(backend: str, dtype: torch.dtype) ->
 @each_dtype(torch.float32, torch.float16)
 def test_non_contiguous(backend: str, layout: object, dtype: torch.dtype) -> None:
     check(gated_residual, tuple(map(layout, inputs(2, 6, 32, 48, dtype))), backend=backend, formula=formula)
+
+
+@contextlib.contextmanager
+def launched(tile: tuple[int, ...], capability: tuple[int, int]) -> Iterator[None]:
+    """Within this context the Triton kernel takes this tile, and as on such a device: 9.0 has TMA, 8.0 pointers."""
+    module = pytest.importorskip("varsr_engine.kernels.gated_residual.triton_kernel")
+    tile = pytest.importorskip("varsr_engine.kernels.triton_product").Tile(*tile)
+    with assume_capability(*capability), mock.patch.object(module, "product_tile", lambda *_, **__: tile):
+        yield
+
+
+@each_capability
+@pytest.mark.parametrize(
+    ("tile", "C"),
+    [((16, 16, 32, 4, 2), 23), ((16, 64, 32, 4, 2), 75), ((64, 64, 32, 4, 2), 50), ((64, 256, 32, 4, 2), 150)],
+    ids=["two_sums", "swapped", "plain", "halves"],
+)
+@pytest.mark.parametrize("K", [40, 37])
+def test_triton_tiles(tile: tuple[int, ...], C: int, capability: tuple[int, int], K: int) -> None:
+    """Tiles of several sequences, and sequences of several tiles. Rows of 37 elements are not aligned: pointers."""
+    with launched(tile, capability):
+        for B, L in ((5, 3), (2, 17)):
+            check(gated_residual, inputs(B, L, K, C, torch.float16), backend="triton", formula=formula)
+
+
+@each_capability
+@pytest.mark.parametrize("K", [4096, 4100])
+def test_triton_in_parts(capability: tuple[int, int], K: int) -> None:
+    """Few rows of many terms: the terms are split among programs, of which the last has fewer."""
+    module = pytest.importorskip("varsr_engine.kernels.gated_residual.triton_kernel")
+    args = inputs(2, 9, K, 12, torch.float16)
+    with assume_capability(*capability):
+        assert module.cut(18, 12, K, args[1].device, 2)[1] > 1
+        check(gated_residual, args, {"out": args[0]}, backend="triton", formula=formula)
 
 
 def test_gradients() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from unittest import mock
+
 import pytest
 import torch
 from torch import Tensor
@@ -78,6 +81,33 @@ def test_large_mean(backend: str, dtype: torch.dtype, memory_format: torch.memor
     mean = 300.0 if dtype == torch.float32 else 20.0
     args = (*inputs(2, 16, 8, 8, dtype, memory_format, mean), 4)
     check(groupnorm_silu, args, backend=backend, formula=formula, roundings=None)
+
+
+@backends
+@each_dtype(torch.float32, torch.float16)
+def test_moments_of_parts_are_merged(backend: str, dtype: torch.dtype) -> None:
+    """Many pixels, in several chunks of several steps in Triton, over which the mean drifts by many deviations."""
+    x, weight, bias = inputs(2, 12, 41, 30, dtype, torch.channels_last)
+    x += torch.arange(41, device=x.device, dtype=dtype)[:, None] / 4
+    if backend == "triton":
+        pytest.importorskip("triton")
+        module = importlib.import_module("varsr_engine.kernels.groupnorm_silu.triton_kernel")
+        few = mock.patch.multiple(module, FEWEST=1, MOST_CHUNKS=6, MOST_PROGRAMS=6, STEP_NORMALISE=2048)
+    else:
+        few = mock.patch.dict({})
+    with few:
+        check(groupnorm_silu, (x, weight, bias, 4), backend=backend, formula=formula, rounds_once=True)
+
+
+@backends
+@each_dtype()
+def test_in_place(backend: str, dtype: torch.dtype) -> None:
+    def in_place(x: Tensor, *rest: object, backend: str) -> Tensor:
+        assert groupnorm_silu(x, *rest, out=x, backend=backend) is x
+        return x
+
+    args = (*inputs(2, 16, 6, 6, dtype, torch.channels_last), 4)
+    check(in_place, args, backend=backend, formula=formula, rounds_once=True)
 
 
 @backends

@@ -125,7 +125,7 @@ def formula(
 @backends
 @each_dtype()
 @each_size(
-    varsr=(2, 9, 48, 128), odd=(3, 5, 37, 101), one=(1, 1, 1, 1), empty=(0, 4, 8, 16), full=(1, 1024, 1536, 4096)
+    varsr=(2, 9, 48, 128), odd=(3, 5, 37, 101), one=(1, 1, 1, 16), empty=(0, 4, 8, 16), full=(1, 1024, 1536, 4096)
 )
 def test_guided_logits(backend: str, dtype: torch.dtype, size: tuple[int, ...]) -> None:
     args = inputs(*size, dtype)
@@ -302,6 +302,22 @@ def test_token_is_the_largest_of_logits_plus_gumbel_noise(
 
 
 @backends
+def test_draws_are_those_of_the_reference(backend: str) -> None:
+    """Token for token, with many equal logits, some of them 0 and -0, where top-k and where top-p ends."""
+    logits = normal(8, 32, 40).mul(2).round().div(2)
+    logits[7] = torch.where(logits[7] > 0, 0.0, -0.0)
+    s = sampling(
+        8,
+        32,
+        top_k=[0, 5, 0, 7, 39, 2, 100, 12],
+        top_p=[1.0, 1.0, 0.6, 0.7, 0.95, 0.3, 0.0, 0.77],
+        temperature=[1.0, 2.0, 1.0, 1.5, 0.7, 3.0, 1.0, 1.0],
+        first=1 << 16 | 5,
+    )
+    assert torch.equal(draw(for_logits(logits), s, backend), draw(for_logits(logits), s, "torch"))
+
+
+@backends
 @pytest.mark.parametrize(
     ("top_k", "top_p", "temperature"), [(0, 1.0, 1.0), (0, 1.0, 0.5), (0, 1.0, 3.0), (4, 1.0, 1.0), (0, 0.8, 1.0)]
 )
@@ -368,15 +384,17 @@ def test_seed_step_stream_and_position_matter(backend: str) -> None:
 @each_size(empty=(0, 4, 8, 16), one=(1, 1, 1, 1), no_tokens=(2, 0, 8, 16))
 def test_degenerate_sizes(backend: str, size: tuple[int, ...]) -> None:
     args = inputs(*size, torch.float32)
-    tokens = draw(args, sampling(*size[:2], top_k=3, top_p=0.5), backend)
-    assert tokens.shape == size[:2] and (tokens == 0).all()
+    for s in (None, sampling(*size[:2], top_k=3, top_p=0.5)):
+        tokens = draw(args, s, backend)
+        assert tokens.shape == size[:2] and (tokens == 0).all()
+    check(logits_of, args, backend=backend, formula=formula)
 
 
 @backends
 def test_large_vocabulary(backend: str) -> None:
     """The published vocabulary and the prior's settings: all draws lie in the top 20 and in the nucleus."""
-    logits = normal(1, 8, 4096, std=2.0).cpu()
-    tokens = draw(for_logits(logits), sampling(1, 8, top_k=20, top_p=0.75), backend)
+    args = inputs(1, 8, 32, 4096, torch.float32)
+    tokens, logits = run_case(guided_sample, (*args, sampling(1, 8, top_k=20, top_p=0.75)), None, backend)
     for n in range(8):
         assert int(tokens[0, n]) in allowed(logits[0, n].tolist(), 20, 0.75)
 

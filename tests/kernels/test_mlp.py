@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 import torch
@@ -10,8 +13,10 @@ from torch import Tensor
 
 from tests.kernels.harness import check, each_backend, each_dtype, each_layout, each_size, normal, raises
 from varsr_engine.kernels import mlp
+from varsr_engine.kernels.triton_backend import assume_capability
 
 backends = each_backend("mlp")
+each_capability = pytest.mark.parametrize("capability", [(9, 0), (8, 0)], ids=["tma", "pointers"])
 
 
 def inputs(B: int, L: int, C: int, F: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,6 +63,40 @@ def test_both_tails(backend: str, dtype: torch.dtype) -> None:
 @each_dtype(torch.float32, torch.float16)
 def test_non_contiguous(backend: str, layout: object, dtype: torch.dtype) -> None:
     check(mlp, tuple(map(layout, inputs(2, 6, 32, 48, dtype))), backend=backend, formula=formula)
+
+
+@contextlib.contextmanager
+def launched(tile: tuple[int, ...], capability: tuple[int, int]) -> Iterator[None]:
+    """Within this context the Triton kernel takes this tile, and as on such a device: 9.0 has TMA, 8.0 pointers."""
+    module = pytest.importorskip("varsr_engine.kernels.mlp.triton_kernel")
+    tile = pytest.importorskip("varsr_engine.kernels.triton_product").Tile(*tile)
+    with assume_capability(*capability), mock.patch.object(module, "product_tile", lambda *_, **__: tile):
+        yield
+
+
+@each_capability
+@pytest.mark.parametrize(
+    "tile",
+    [(16, 16, 32, 4, 2), (32, 64, 32, 4, 2), (64, 64, 32, 4, 2), (32, 32, 64, 4, 2)],
+    ids=["two_sums", "swapped", "plain", "small"],
+)
+@pytest.mark.parametrize("C", [72, 70])
+def test_triton_tiles(tile: tuple[int, ...], capability: tuple[int, int], C: int) -> None:
+    """Rows, columns and terms that fill no tile. Rows of 70 elements are not aligned: pointers on any device."""
+    with launched(tile, capability):
+        check(mlp, inputs(2, 10, C, 35, torch.float16), backend="triton", formula=formula, rounds_once=True)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (12, 0)])
+@pytest.mark.parametrize("M", [1, 8, 18, 32, 64, 72, 162, 338, 648, 2050])
+@pytest.mark.parametrize("N", [1024, 1536, 4608, 6144])
+def test_triton_tiles_fit_in_shared_memory(capability: tuple[int, int], M: int, N: int) -> None:
+    product_tile = pytest.importorskip("varsr_engine.kernels.triton_product").product_tile
+    with assume_capability(*capability):
+        tile = product_tile(M, N, 1536, torch.device("cpu"))
+    memory = 99 if capability in ((8, 6), (12, 0)) else 163 if capability == (8, 0) else 227
+    assert (2 if tile.m * tile.n <= 512 else 1) * (tile.m + tile.n) * tile.k * 2 * tile.stages <= memory * 1024
+    assert tile.stages >= 2 and tile.n >= 16
 
 
 def test_gradients() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -24,9 +27,11 @@ from tests.kernels.harness import (
 from varsr_engine.config import ModelConfig
 from varsr_engine.kernels import qkv_norm_rope_cache
 from varsr_engine.kernels.qkv_norm_rope_cache.reference import qkv_norm_rope, rotate_pairs
+from varsr_engine.kernels.triton_backend import INTERPRETING, assume_capability
 from varsr_engine.model.rope import rope_tables
 
 backends = each_backend("qkv_norm_rope_cache")
+each_capability = pytest.mark.parametrize("capability", [(9, 0), (8, 0)], ids=["tma", "pointers"])
 Arguments = tuple[Any, ...]
 
 
@@ -92,7 +97,8 @@ def formula(
     odd=(3, 7, 2, 20, 11, 3),
     whole_cache=(1, 5, 2, 8, 5, 0),
     one=(1, 1, 1, 2, 1, 0),
-    empty=(0, 4, 2, 8, 6, 1),
+    one_head=(1, 1, 1, 16, 1, 0),
+    empty=(0, 4, 2, 16, 6, 1),
     full=(2, 1024, 24, 64, 3264, 1240),
 )
 def test_formula(backend: str, dtype: torch.dtype, size: tuple[int, ...]) -> None:
@@ -118,7 +124,7 @@ def test_other_cache_positions_stay(backend: str, dtype: torch.dtype, position: 
         qkv_norm_rope_cache(*args, backend=backend)
         return args[6], args[7]
 
-    args = inputs(2, 5, 2, 8, 11, position, dtype)
+    args = inputs(2, 5, 2, 16, 11, position, dtype)
     outside = [s for s in range(11) if not position <= s < position + 5]
     for cache in run_case(caches_after, args, None, backend):
         assert cache[:, :, outside].isnan().all()
@@ -128,8 +134,8 @@ def test_other_cache_positions_stay(backend: str, dtype: torch.dtype, position: 
 @backends
 def test_caches_inside_one_slab(backend: str) -> None:
     """k and v of one layer are views of a larger buffer, as in the engine."""
-    *args, _, _, position = inputs(2, 4, 2, 8, 9, 3, torch.float32)
-    slab = torch.full((3, 2, 2, 2, 9, 8), math.nan, device=DEVICE)  # layers, (k, v), B, H, S, D
+    *args, _, _, position = inputs(2, 4, 2, 16, 9, 3, torch.float32)
+    slab = torch.full((3, 2, 2, 2, 9, 16), math.nan, device=DEVICE)  # layers, (k, v), B, H, S, D
 
     def expected(*args: Tensor) -> tuple[Tensor, ...]:
         return formula(*args[:-1], slab[1, 0], slab[1, 1], args[-1])
@@ -172,7 +178,7 @@ def test_equals_the_training_forward(backend: str) -> None:
 @each_dtype()
 def test_zero_vectors(backend: str, dtype: torch.dtype) -> None:
     """0 / 0 in the norm is 0, not NaN."""
-    x, weight, bias, *rest = inputs(2, 3, 2, 8, 5, 1, dtype)
+    x, weight, bias, *rest = inputs(2, 3, 2, 16, 5, 1, dtype)
     zero = torch.zeros_like
     for t in as_tuple(run_case(written, (zero(x), weight, zero(bias), *rest), None, backend)):
         assert (t == 0).all()
@@ -193,6 +199,42 @@ def test_non_contiguous(backend: str, layout: Any, dtype: torch.dtype) -> None:
     *tensors, k_cache, v_cache, position = inputs(2, 6, 2, 16, 9, 2, dtype)
     args = (*map(layout, tensors), layout(k_cache), layout(v_cache), position)
     check(written, args, backend=backend, formula=formula)
+
+
+@contextlib.contextmanager
+def launched(tile: tuple[int, ...], capability: tuple[int, int]) -> Iterator[None]:
+    """Within this context the Triton kernel takes this tile, and as on such a device: 9.0 has TMA, 8.0 pointers."""
+    module = pytest.importorskip("varsr_engine.kernels.qkv_norm_rope_cache.triton_kernel")
+    tile = pytest.importorskip("varsr_engine.kernels.triton_product").Tile(*tile)
+    with assume_capability(*capability), mock.patch.object(module, "product_tile", lambda *_, **__: tile):
+        yield
+
+
+@each_capability
+@pytest.mark.parametrize(
+    ("tile", "heads"),
+    [((16, 16, 16, 4, 2), 2), ((16, 64, 32, 4, 2), 5), ((64, 64, 32, 4, 2), 5), ((64, 32, 32, 4, 2), 3)],
+    ids=["two_sums", "swapped", "plain", "two_heads"],
+)
+def test_triton_tiles(tile: tuple[int, ...], heads: int, capability: tuple[int, int]) -> None:
+    """Tiles of several heads, of which the last has some of the next part; tiles of several sequences."""
+    with launched(tile, capability):
+        args = inputs(3, 7, heads, 16, 12, 4, torch.float16)
+        check(written, args, {"num_queries": 2}, backend="triton", formula=formula)
+
+
+@pytest.mark.skipif(not INTERPRETING, reason="counts the calls of Triton's interpreter")
+@pytest.mark.parametrize(("num_queries", "tiles"), [(0, 0), (1, 2), (9, 3), (40, 5)])
+def test_triton_skips_tiles_without_a_query(num_queries: int, tiles: int) -> None:
+    """Two sequences of 40 in five tiles of 16 rows: their last tokens are in the third and the fifth tile."""
+    module = pytest.importorskip("varsr_engine.kernels.qkv_norm_rope_cache.triton_kernel")
+    args = inputs(2, 40, 1, 16, 41, 1, torch.float16)
+    with (
+        launched((16, 16, 16, 4, 2), (9, 0)),
+        mock.patch.object(module, "product", side_effect=module.product) as product,
+    ):
+        run_case(written, args, {"num_queries": num_queries}, "triton")
+    assert product.call_count == tiles + 2 * 5
 
 
 def test_rotation_by_a_quarter_turn() -> None:

@@ -19,7 +19,9 @@ from tests.kernels.harness import (
     normal,
     raises,
     run_case,
+    to_float64,
 )
+from tests.numerics import relative_error
 from varsr_engine.kernels import refiner_block
 from varsr_engine.kernels.refiner_block import RefinerBlockWeights
 
@@ -62,10 +64,19 @@ def formula(
 
 @backends
 @each_dtype()
-@each_size(varsr=(18, 64), odd=(7, 37), one=(1, 1), empty=(0, 16), full=(2048, 1024))
+@each_size(varsr=(18, 64), odd=(7, 37), empty=(0, 16), full=(2048, 1024))
 def test_formula(backend: str, dtype: torch.dtype, size: tuple[int, ...]) -> None:
     result = check(refiner_block, inputs(*size, dtype), backend=backend, formula=formula)
     assert result.dtype == torch.float32
+
+
+@backends
+@each_dtype()
+def test_one_value(backend: str, dtype: torch.dtype) -> None:
+    """Held to the formula alone: where torch's several roundings of one value happen to cancel, it is no measure."""
+    args = inputs(1, 1, dtype)
+    result = run_case(refiner_block, args, None, backend)
+    assert relative_error(result, formula(*to_float64(args))) <= ROUNDINGS * torch.finfo(dtype).eps
 
 
 @backends
@@ -130,11 +141,12 @@ def test_non_contiguous(backend: str, layout: Any, dtype: torch.dtype) -> None:
 
 
 @backends
-def test_modulation_from_one_product(backend: str) -> None:
-    """Shift, scale and gate are column ranges of one matrix, as in the engine."""
-    x, _, _, _, weights = inputs(6, 32, torch.float32)
-    parts = normal(6, 5 * 32).split(32, dim=1)[1:4]
-    check(refiner_block, (x, *parts, weights), backend=backend, formula=formula)
+@each_dtype()
+def test_modulation_from_one_product(backend: str, dtype: torch.dtype) -> None:
+    """Shift, scale and gate are column ranges of one matrix in the compute dtype, as in the engine."""
+    x, _, _, _, weights = inputs(6, 32, dtype)
+    parts = normal(6, 5 * 32, dtype=dtype).split(32, dim=1)[1:4]
+    check(refiner_block, (x, *parts, weights), {"out": x}, backend=backend, formula=formula)
 
 
 def test_gradients() -> None:

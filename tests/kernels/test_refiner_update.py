@@ -210,6 +210,24 @@ def test_non_contiguous(backend: str, layout: Any, dtype: torch.dtype) -> None:
     check(refiner_update, args, backend=backend, formula=formula, roundings=None)
 
 
+@backends
+@each_dtype()
+def test_modulation_from_one_product(backend: str, dtype: torch.dtype) -> None:
+    """Shift and scale are column ranges of one matrix in the compute dtype, as in the engine."""
+    hidden, _, _, *rest = inputs(2, 6, 32, 8, 444, dtype)
+    parts = normal(24, 5 * 32, dtype=dtype, std=0.5).split(32, dim=1)[1:3]
+    args = (hidden, *(t.unflatten(0, (2, 2, 6)) for t in parts), *rest)
+    check(refiner_update, args, backend=backend, formula=formula, roundings=None)
+
+
+@backends
+def test_wide_rows(backend: str) -> None:
+    """More than a kernel's step holds, with a mean that drifts along the row."""
+    hidden, *rest = inputs(1, 3, 1100, 8, 111, torch.float32, guidance=0.0)
+    hidden += torch.arange(1100, device=hidden.device) / 20
+    check(refiner_update, (hidden, *rest), backend=backend, formula=formula, roundings=None)
+
+
 SHAPES: dict[str, tuple[int, ...]] = {
     "hidden": (2, 3, 5, 8),
     "shift": (2, 3, 5, 8),

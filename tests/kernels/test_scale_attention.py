@@ -20,6 +20,7 @@ from tests.kernels.harness import (
     run_case,
 )
 from varsr_engine.kernels import scale_attention
+from varsr_engine.kernels.scale_attention import LARGEST_STATIC_BOUND, static_bound
 
 backends = each_backend("scale_attention")
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -35,7 +36,7 @@ def inputs(B: int, H: int, L: int, S: int, D: int, dtype: torch.dtype, length: f
     return unit_rows(q, length), unit_rows(k), v
 
 
-def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def formula(q: Tensor, k: Tensor, v: Tensor, bound: Tensor | None = None) -> Tensor:
     B, H, L, D = q.shape
     result = torch.zeros(B, L, H * D, dtype=q.dtype, device=q.device)
     for h in range(H):
@@ -89,6 +90,81 @@ def test_saturated_softmax(backend: str, dtype: torch.dtype) -> None:
 
 @backends
 @each_dtype()
+@each_size(
+    split=(1, 1, 3, 704, 16),
+    split_and_tail=(1, 2, 3, 715, 16),
+    tail=(1, 2, 17, 139, 16),
+    whole=(2, 1, 1, 64, 32),
+    tail_only=(1, 3, 5, 7, 16),
+    two_tiles=(1, 1, 129, 40, 16),
+    wide=(1, 1, 2, 130, 128),
+    empty=(0, 2, 4, 4, 16),
+)
+@pytest.mark.parametrize("bounded", [True, False], ids=["bound", "maximum"])
+def test_splits_and_tails(backend: str, dtype: torch.dtype, size: tuple[int, ...], bounded: bool) -> None:
+    """Sizes around the tiles of kernels; a bound changes how a kernel shifts scores, not what comes out."""
+    q, k, v = inputs(*size, dtype)
+    bound = torch.full((size[1],), 4.0, device=DEVICE) if bounded else None
+    check(scale_attention, (q, k, v), {"bound": bound}, backend=backend, formula=formula)
+
+
+@backends
+@each_dtype()
+@pytest.mark.parametrize("S", [6, 700], ids=["unsplit", "split"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_scores_at_the_bound(backend: str, dtype: torch.dtype, S: int, sign: float) -> None:
+    """Every score at an end of [-bound, bound], each head with its own: weights neither overflow nor lose digits."""
+    q, k, v = inputs(1, 2, 3, S, 16, dtype, length=1.0)
+    q, k = torch.zeros_like(q), torch.zeros_like(k)
+    bound = torch.tensor([LARGEST_STATIC_BOUND, 0.5], device=DEVICE)
+    q[..., 0] = bound.to(dtype)[None, :, None]
+    k[..., 0] = sign
+    v = v.abs()  # the result is their mean, which would cancel to little: float32 could not resolve it
+    check(scale_attention, (q, k, v), {"bound": bound}, backend=backend, formula=formula)
+
+
+def test_static_bound() -> None:
+    """Only where no head exceeds what the kernels' weights can express."""
+    low, high = torch.tensor([1.0, LARGEST_STATIC_BOUND]), torch.tensor([1.0, LARGEST_STATIC_BOUND + 0.01])
+    assert static_bound(low) is low
+    assert static_bound(high) is None
+
+
+@backends
+def test_repeatable(backend: str) -> None:
+    """Splits add up in a fixed order."""
+    args = inputs(1, 2, 2, 700, 16, torch.float16)
+    first, second = (run_case(scale_attention, args, None, backend) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("element", [2, 4])
+def test_cut_covers_the_keys(element: int) -> None:
+    """Every split has whole blocks, the last one what is left; sizes of the tests above do and do not split."""
+    pytest.importorskip("triton")
+    from varsr_engine.kernels.scale_attention.triton_kernel import cut_of
+
+    for heads, L, S in ((2, 3, 715), (1, 3, 704), (2, 17, 139), (3, 5, 7), (48, 1, 1), (48, 81, 1171), (384, 4, 1029)):
+        cut = cut_of(heads, L, S, 64, element, hopper=True)
+        whole = S // cut.block_s
+        assert max(whole, 1) > (cut.splits - 1) * cut.blocks
+        assert whole <= cut.splits * cut.blocks
+        assert cut.tail == 0 if S % cut.block_s == 0 else S % cut.block_s <= cut.tail <= cut.block_s
+        assert heads > 2 or (cut.splits > 1) == (S > 700)
+
+
+@backends
+@each_dtype(torch.float32, torch.float16)
+def test_rows_of_a_wider_result(backend: str, dtype: torch.dtype) -> None:
+    """`out` may be a part of a larger tensor; its neighbours stay."""
+    q, k, v = inputs(2, 2, 3, 40, 16, dtype)
+    whole = torch.full((2, 3, 64), 5.0, dtype=dtype, device=DEVICE)
+    kwargs = {"out": whole[:, :, 16:48]}
+    check(scale_attention, (q, k, v), kwargs, backend=backend, formula=lambda q, k, v, out: formula(q, k, v))
+
+
+@backends
+@each_dtype()
 def test_equal_scores_give_the_mean(backend: str, dtype: torch.dtype) -> None:
     q, k, v = inputs(1, 2, 3, 16, 8, dtype)
     check(scale_attention, (torch.zeros_like(q), k, v), backend=backend, formula=formula)
@@ -134,3 +210,5 @@ def test_no_keys_and_bad_dtype() -> None:
         scale_attention(q, k[:, :, :0], v[:, :, :0])
     with raises(TypeError, "scale_attention: v is torch.float16, q is torch.float32"):
         scale_attention(q, k, v.half())
+    with raises(ValueError, "scale_attention: bound must be (H,) = (1,), got (2,)"):
+        scale_attention(q, k, v, bound=torch.ones(2, device=DEVICE))

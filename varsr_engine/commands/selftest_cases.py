@@ -126,6 +126,10 @@ def refiner_block(v: Values) -> Arguments:
     return x, shift, scale, gate, weights, EPS, x
 
 
+def refiner_embed(v: Values) -> Arguments:
+    return v.compute(2 * L, W), v.exact(W), v.exact(L, Z), prepare_linear(v.weight(W, Z)), v.compute(W)
+
+
 def refiner_update(v: Values) -> Arguments:
     hidden, shift, scale = (v.exact(2, B, L, W, std=std) for std in (1, 1, 0.5))
     step = DenoiseStep(500, 1.4, 1.0, 0.3, 0.6, -4.0, -4.5, False)
@@ -167,6 +171,7 @@ CASES: dict[str, Callable[[Values], Arguments]] = {
     "guided_sample.random": random_sample,
     "scale_handoff": scale_handoff,
     "refiner_block": refiner_block,
+    "refiner_embed": refiner_embed,
     "refiner_update": refiner_update,
     "groupnorm_silu": groupnorm_silu,
     "upsample_conv": upsample_conv,

@@ -18,13 +18,18 @@ ATTENTION_BYTES = 8 * 1024 * 1024  # of scores at a time; one tile of the publis
 
 
 class Buffers:
-    """Maps that the blocks of one run write by turns: fresh ones would cost a page fault each 4 KB on a CPU."""
+    """Maps that the blocks of one run write by turns: fresh ones would cost a page fault each 4 KB on a CPU.
+
+    Elsewhere memory is cheap, and a CUDA graph must find its own where it was: there ops make their results themselves.
+    """
 
     def __init__(self) -> None:
         self._memory: dict[str, torch.Tensor] = {}
 
-    def take(self, name: str, channels: int, like: torch.Tensor) -> torch.Tensor:
+    def take(self, name: str, channels: int, like: torch.Tensor) -> torch.Tensor | None:
         """A channels-last map (B, channels, H, W) for a map (B, C, H, W); the next call of the same name reuses it."""
+        if like.device.type != "cpu":
+            return None
         B, _, H, W = like.shape
         count = B * channels * H * W
         if name not in self._memory or self._memory[name].numel() < count:
@@ -62,9 +67,9 @@ class FusedResnetBlock(nn.Module):
         (_, C_in), C_out = x.shape[:2], self.conv1.weights.weight.shape[0]
         h = normalise(self.norm1, x, out=self.maps.take("normalised", C_in, x))
         h = conv3x3(h, self.conv1.weights, out=self.maps.take("features", C_out, x))
-        h = normalise(self.norm2, h, out=h)
+        h = normalise(self.norm2, h, out=reused(h))
         shortcut = self.shortcut(x)
-        return conv3x3(h, self.conv2.weights, shortcut, out=shortcut)
+        return conv3x3(h, self.conv2.weights, shortcut, out=reused(shortcut))
 
 
 class FusedNorm(nn.Module):
@@ -75,10 +80,15 @@ class FusedNorm(nn.Module):
         self.norm = norm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return normalise(self.norm, x, out=x)
+        return normalise(self.norm, x, out=reused(x))
 
 
-def normalise(norm: Norm, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def reused(x: torch.Tensor) -> torch.Tensor | None:
+    """x as the place of a result that takes its place, where that saves memory's cost (see `Buffers`)."""
+    return x if x.device.type == "cpu" else None
+
+
+def normalise(norm: Norm, x: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
     return groupnorm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, out=out)
 
 

@@ -261,11 +261,11 @@ class Engine(TensorEngine):
             on_stage=on_stage,
             **self._settings(params),
         )
-        style, fix = (lr + 1) / 2, params.color_fix or self.model_config.color_fix
+        style = (lr + 1) / 2
         results = []
         for i, (image, seed) in enumerate(zip(generation.images.cpu(), seeds, strict=True)):
             source = i if len(pictures) == len(seeds) else 0
-            fixed = color_fix(fix, image[None], style[source : source + 1])[0]
+            fixed = self._faithful(image[None], style[source : source + 1], params)[0]
             rgb = resize_rgb(to_array(fixed), params.output_size(*pictures[source].size))
             results.append(self._result(pictures[source], rgb, params, seed, generation.seconds))
         return results
@@ -289,12 +289,11 @@ class Engine(TensorEngine):
         clock("decoder")
         seconds |= clock.seconds
         style = torch.from_numpy(resize_rgb(picture.rgb, size, eight_bit)).permute(2, 0, 1)[None]
-        fix = params.color_fix or self.model_config.color_fix
         results = []
         for image, seed in zip(images, seeds, strict=True):
             seams = seam_score(image, (lr + 1) / 2, grid)
             resized = torch.from_numpy(resize_rgb(to_array(image), size)).permute(2, 0, 1)[None]
-            rgb = to_array(color_fix(fix, resized, style)[0])
+            rgb = to_array(self._faithful(resized, style, params)[0])
             results.append(self._result(picture, rgb, params, seed, seconds, len(grid), seams))
         return results
 
@@ -334,6 +333,12 @@ class Engine(TensorEngine):
             if on_tiles is not None:
                 on_tiles(done, len(grid))
         return blend.result(), seconds
+
+    def _faithful(self, image: torch.Tensor, source: torch.Tensor, params: UpscaleParams) -> torch.Tensor:
+        """The image with the resized input's colours, and the share of the input itself that is asked for."""
+        fixed = color_fix(params.color_fix or self.model_config.color_fix, image, source)
+        share = self.model_config.fidelity if params.fidelity is None else params.fidelity
+        return fixed if share == 0 else torch.lerp(fixed, source, share)
 
     @staticmethod
     def _settings(params: UpscaleParams) -> dict[str, Any]:

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from varsr_engine.checkpoint import Checkpoint
 from varsr_engine.config import ModelConfig
+from varsr_engine.dispatch import active_backend
 from varsr_engine.engine.convolutions import Convolutional, load_condition_encoder, load_decoder
+from varsr_engine.engine.graphs import CudaCapture, GraphCache, Tensors, run_in_chunks
 from varsr_engine.engine.parts import Part
 from varsr_engine.engine.refiner_loop import RefinerLoop
 from varsr_engine.engine.request import BatchRequest
@@ -74,8 +77,13 @@ class Pipeline:
         device: torch.device,
         dtype: torch.dtype,
         on_progress: Callable[[int, int], None] | None = None,
+        *,
+        largest_graph: int | None = None,
     ) -> None:
+        """largest_graph: on a GPU, batches up to this size run as CUDA graphs; None: none does."""
         self.config: ModelConfig = checkpoint.config
+        self._largest_graph = largest_graph
+        self._graphs = None if largest_graph is None or device.type != "cuda" else GraphCache(CudaCapture(device))
         self.device, self.dtype = device, dtype
         root = Reader(checkpoint, device, dtype)
         self._scale_loop = ScaleLoop(self.config, load_transformer(root, on_progress), device, dtype)
@@ -105,8 +113,17 @@ class Pipeline:
     ) -> Generation:
         """Images for lr (B, 3, S, S) in [-1, 1] (None for the class-to-image prior): `sample`, then `decode`.
 
-        Raises NumericalError if a pixel is not finite.
+        Raises NumericalError if a pixel is not finite. Where the batch runs as a graph, on_stage hears of all
+        stages when the last is done.
         """
+        if self._graphs is not None and not trace and noise is None and seeds.shape[0] == request.batch:
+            clock = StageClock(None, self.device)
+            images, latent, tokens = self._by_graph("image", lr, request, steps, refine)
+            checked_finite(images)
+            clock("image")
+            for stage in self.stages(lr is not None, refine) if on_stage is not None else ():
+                on_stage(stage)
+            return Generation(images, latent, tokens, seeds.tolist(), clock.seconds)
         sample = self.sample(
             lr, request, seeds=seeds, steps=steps, refine=refine, noise=noise, trace=trace, on_stage=on_stage
         )
@@ -135,7 +152,54 @@ class Pipeline:
         Z) replaces the refiner's own.
         """
         clock = StageClock(on_stage, self.device)
+        if self._graphs is not None and not trace and noise is None and seeds.shape[0] == request.batch:
+            latent, tokens = self._by_graph("latent", lr, request, steps, refine)
+            clock("latent")
+            return Sample(latent, tokens, clock.seconds)
         record = Trace() if trace else None
+        latent, tokens = self._latent(lr, request, seeds, steps, refine, noise, record, clock)
+        return Sample(latent, tokens, clock.seconds, record)
+
+    def _by_graph(
+        self,
+        what: Literal["image", "latent"],
+        lr: torch.Tensor | None,
+        request: BatchRequest,
+        steps: int | None,
+        refine: bool,
+    ) -> Tensors:
+        """(images, latent, tokens) or (latent, tokens) of a batch of any size, by graphs of fixed sizes."""
+        assert self._graphs is not None and self._largest_graph is not None
+        settings, count = request.tensors(), 0 if lr is None else 1
+
+        def program(*inputs: torch.Tensor) -> Tensors:
+            own = BatchRequest(*inputs[count:], greedy=request.greedy)
+            latent, tokens = self._latent(inputs[0] if count else None, own, own.seeds, steps, refine)
+            return (latent, tokens) if what == "latent" else (self._decoded(latent), latent, tokens)
+
+        for part in (self._condition, self._refiner, self._decoder):
+            part.run(lambda weights: None)  # loaded before a capture
+        inputs = settings if lr is None else (lr, *settings)
+        key = what, count, request.greedy, steps, refine, active_backend()
+        return run_in_chunks(self._graphs, key, program, inputs, self._largest_graph)
+
+    def stages(self, prefix: bool, refine: bool) -> list[str]:
+        """The names of the stages of an image, in order."""
+        scales = [f"scale.{k}" for k in range(self.config.num_scales)]
+        return [*(["condition"] if prefix else []), *scales, *(["refiner"] if refine else []), "decoder"]
+
+    def _latent(
+        self,
+        lr: torch.Tensor | None,
+        request: BatchRequest,
+        seeds: torch.Tensor,
+        steps: int | None,
+        refine: bool,
+        noise: torch.Tensor | None = None,
+        record: Trace | None = None,
+        clock: OnStage = lambda stage: None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(latent, last scale's tokens). Waits for nothing: a GPU runs it as part of a graph."""
         times = seeds.shape[0] // request.batch
         prefix = None
         if lr is not None:
@@ -161,7 +225,7 @@ class Pipeline:
         if record is not None:
             record.prefix, record.residual, record.latent = prefix, residual, latent
             record.z = None if z is None else z.flatten(0, 1)
-        return Sample(latent, result.tokens, clock.seconds, record)
+        return latent, result.tokens
 
     def _refiner_condition(self, result: ScaleResult) -> torch.Tensor:
         """z (2, B, p^2, C) = LN(x_last + word_embed(codebook[tokens_last])), the embedding shared by both branches."""
@@ -175,10 +239,20 @@ class Pipeline:
 
         On a CPU one at a time, to bound the memory. Raises NumericalError if a pixel is not finite.
         """
-        rows = 1 if self.device.type == "cpu" else latent.shape[0]
-        images = self._decoder.run(lambda decoder: torch.cat([decoder(part) for part in latent.split(rows)]))
-        images.clamp_(-1, 1).mul_(0.5).add_(0.5)
-        if not torch.isfinite(images).all():
-            bad = [i for i, image in enumerate(images) if not torch.isfinite(image).all()]
-            raise NumericalError(f"the network gave NaN or infinity for image(s) {bad}; try dtype fp32", rows=bad)
-        return images
+        return checked_finite(self._decoded(latent))
+
+    def _decoded(self, latent: torch.Tensor) -> torch.Tensor:
+        def decode(decoder: Convolutional) -> torch.Tensor:
+            if self.device.type != "cpu":
+                return decoder(latent)  # type: ignore[no-any-return]
+            return torch.cat([decoder(part) for part in latent.split(1)])
+
+        return self._decoder.run(decode).clamp_(-1, 1).mul_(0.5).add_(0.5)
+
+
+def checked_finite(images: torch.Tensor) -> torch.Tensor:
+    """images. Raises NumericalError if a pixel is NaN or infinite; the one wait for the device."""
+    if not torch.isfinite(images).all():
+        bad = [i for i, image in enumerate(images) if not torch.isfinite(image).all()]
+        raise NumericalError(f"the network gave NaN or infinity for image(s) {bad}; try dtype fp32", rows=bad)
+    return images

@@ -49,6 +49,7 @@ class UpscaleParams:
     steps: refiner steps; fewer than the model's is faster and not exact.
     refiner_temperature: factor on the refiner's noise, its start included; below 1 smoother, 0 deterministic.
     color_fix: how the output's colours are brought back to the input's.
+    fidelity: share of the resized input in the output: 0 is the network's own result, 1 the input.
     tile: auto cuts outputs larger than the model's tile into overlapping tiles; off resizes every image to one tile
     and its result back. tile_overlap: latent cells that neighbouring tiles share (a quarter of a tile if None).
     """
@@ -66,6 +67,7 @@ class UpscaleParams:
     refiner_temperature: float | None = None
     refiner: RefinerMode = "on"
     color_fix: ColorFix | None = None
+    fidelity: float | None = None
     alpha: AlphaMode = "keep"
     tile: TileMode = "auto"
     tile_overlap: int | None = None
@@ -95,6 +97,8 @@ class UpscaleParams:
         if self.refiner_temperature is not None:
             ok = is_number(self.refiner_temperature) and self.refiner_temperature >= 0
             _require(ok, "refiner_temperature", "a number >= 0", self.refiner_temperature)
+        if self.fidelity is not None:
+            _require(is_number(self.fidelity) and 0 <= self.fidelity <= 1, "fidelity", "in [0, 1]", self.fidelity)
         if self.tile_overlap is not None:
             _require(is_integer(self.tile_overlap, 0), "tile_overlap", "an integer >= 0", self.tile_overlap)
         _require(is_integer(self.label, 0), "label", "an integer >= 0", self.label)
@@ -134,6 +138,7 @@ class EngineConfig:
     device: auto, cpu, cuda or cuda:N. dtype: auto (float32 on a CPU, float16 on CUDA), fp32, fp16 or bf16.
     backend: kernels to use; auto takes the first that can run. batch_size: images, or tiles of one image, a forward
     pass; None: one image, or as many tiles as the model's size lets gain from it.
+    cuda_graphs: on a GPU, run a batch as one CUDA graph, captured at its size's first use (or by `Engine.warmup`).
     max_decoder_bytes: memory that decoding an image of several tiles may take. The limits are checked before an image
     is decoded.
     """
@@ -142,6 +147,7 @@ class EngineConfig:
     dtype: str = "auto"
     backend: str = "auto"
     batch_size: int | None = None
+    cuda_graphs: bool = True
     max_input_pixels: int = 64 * 1024 * 1024
     max_output_pixels: int = 256 * 1024 * 1024
     max_input_bytes: int = 256 * 1024 * 1024
@@ -154,6 +160,8 @@ class EngineConfig:
             if f.type in INTEGERS:
                 ok = is_integer(value, 1) or (value is None and f.type != "int")
                 _require(ok, f.name, "a positive integer", value)
+            elif f.type == "bool":
+                _require(isinstance(value, bool), f.name, "true or false", value)
             else:
                 _require(isinstance(value, str) and value != "", f.name, "a name", value)
         _require(self.dtype in DTYPE_NAMES, "dtype", f"one of {', '.join(DTYPE_NAMES)}", self.dtype)
@@ -190,10 +198,15 @@ class EngineConfig:
             if text:
                 if f.type in INTEGERS and not text.isdecimal():
                     raise InvalidParamsError(f"VARSR_{name.upper()} must be a positive integer, got {text!r}")
+                if f.type == "bool" and text.lower() not in SWITCHES:
+                    raise InvalidParamsError(f"VARSR_{name.upper()} must be true or false, got {text!r}")
                 values[name] = int(text) if f.type in INTEGERS else text
+                if f.type == "bool":
+                    values[name] = SWITCHES[text.lower()]
         reject_unknown_keys("engine config", overrides, set(fields))
         return cls(**(values | {k: v for k, v in overrides.items() if v is not None}))
 
 
 INTEGERS = ("int", "int | None")  # types of EngineConfig's fields, as written
+SWITCHES = {"true": True, "1": True, "false": False, "0": False}
 DTYPE_NAMES = ("auto", "fp32", "fp16", "bf16")

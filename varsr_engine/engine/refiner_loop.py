@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 
 from varsr_engine.config import ModelConfig
 from varsr_engine.engine.noise import REFINER_STREAM, map_positions, tile_positions
@@ -16,6 +15,7 @@ from varsr_engine.kernels.linear import linear
 from varsr_engine.kernels.panels import take_rows
 from varsr_engine.kernels.philox import philox_normal
 from varsr_engine.kernels.refiner_block import refiner_block
+from varsr_engine.kernels.refiner_embed import refiner_embed
 from varsr_engine.kernels.refiner_update import refiner_update
 from varsr_engine.model.refiner import Schedule
 
@@ -30,9 +30,14 @@ class RefinerLoop:
 
     def draw(self, seeds: torch.Tensor, origins: torch.Tensor, step: int) -> torch.Tensor:
         """Noise (B, p^2, Z) of a step, of unit variance: 0 is the start, n is added in the n-th step."""
-        side, Z = self.config.latent_side, self.config.latent_channels
-        positions = tile_positions(self._cells, side, origins, side)
-        return philox_normal(seeds, positions, Z, step=step, stream=REFINER_STREAM)
+        return self._draw(seeds, self._positions(origins), step)
+
+    def _positions(self, origins: torch.Tensor) -> torch.Tensor:
+        side = self.config.latent_side
+        return tile_positions(self._cells, side, origins, side)
+
+    def _draw(self, seeds: torch.Tensor, positions: torch.Tensor, step: int) -> torch.Tensor:
+        return philox_normal(seeds, positions, self.config.latent_channels, step=step, stream=REFINER_STREAM)
 
     def run(
         self,
@@ -53,18 +58,18 @@ class RefinerLoop:
         if not 1 <= steps <= config.refiner_train_steps:
             raise InvalidParamsError(f"steps must be in [1, {config.refiner_train_steps}], got {steps}")
         W, B, N = config.refiner_width, z.shape[1], z.shape[2]
-        cond = linear(z.flatten(0, 2).to(w.cond_embed.weight.dtype), *w.cond_embed).float()
+        cond = linear(z.flatten(0, 2).to(w.cond_embed.weight.dtype), *w.cond_embed)
         guidance = request.guidance * config.guidance_ratio(config.num_scales - 1)
         temperature = request.refiner_temperature[:, None, None]
+        positions = self._positions(request.origins)
 
         def noise_of(step: int) -> torch.Tensor:
-            drawn = self.draw(request.seeds, request.origins, step) if noise is None else noise[step]
+            drawn = self._draw(request.seeds, positions, step) if noise is None else noise[step]
             return drawn * temperature
 
         x = noise_of(0)
         for i, step in enumerate(self._schedule.reverse_steps(self._schedule.timesteps(steps)), start=1):
-            y = F.silu(cond + w.time_embeddings[step.timestep], inplace=True).to(w.modulation.weight.dtype)
-            h = linear(x.flatten(0, 1).to(w.input_proj.weight.dtype), *w.input_proj).float().repeat(2, 1)
+            y, h = refiner_embed(cond, w.time_embeddings[step.timestep], x.flatten(0, 1), *w.input_proj)
             modulations = self._modulations(y, w)
             for block in w.blocks:
                 shift, scale, gate = next(modulations).split(W, dim=1)
@@ -75,19 +80,19 @@ class RefinerLoop:
         return x * config.refiner_residual_scale
 
     def _modulations(self, y: torch.Tensor, weights: RefinerWeights) -> Iterator[torch.Tensor]:
-        """Each block's (shift, scale, gate) as (R, 3W), then the final layer's (shift, scale) as (R, 2W).
+        """Each block's (shift, scale, gate) as (R, 3W), then the final layer's (shift, scale) as (R, 2W), in y's dtype.
 
         On a GPU one product gives those of the whole step. On a CPU each block's is made when it is due: all of them
         would take seven times the last-level cache, and be read back from memory.
         """
         W, (weight, bias) = self.config.refiner_width, weights.modulation
         widths = [3 * W] * self.config.refiner_depth + [2 * W]
-        if y.is_cuda:
-            yield from linear(y, weight, bias).float().split(widths, dim=1)
+        if y.device.type != "cpu":
+            yield from linear(y, weight, bias).split(widths, dim=1)
             return
         buffer = torch.empty(y.shape[0], 3 * W, device=y.device, dtype=y.dtype)
         start = 0
         for width, part_bias in zip(widths, bias.split(widths), strict=True):
             out = buffer.view(-1)[: y.shape[0] * width].view(y.shape[0], width)
-            yield linear(y, take_rows(weight, start, start + width), part_bias, out=out).float()
+            yield linear(y, take_rows(weight, start, start + width), part_bias, out=out)
             start += width

@@ -30,6 +30,10 @@ class BatchRequest:
     origins: torch.Tensor  # (B, 2) int64: row and column of the first latent cell in the whole image's latent
     greedy: bool  # all take the argmax: no sorting, no noise
 
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All values an image, in the order of the fields: what a graph reads anew at each replay."""
+        return tuple(getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "greedy")
+
     @property
     def batch(self) -> int:
         return self.labels.shape[0]

@@ -147,7 +147,7 @@ class ScaleLoop:
         q = scratch.queries.view(x.shape[0], self.config.num_heads, queries, self.config.head_dim)
         rope = w.rope_cos[start:end], w.rope_sin[start:end]
         qkv_norm_rope_cache(h, *block.qkv, block.q_scale, *rope, k, v, start, num_queries=queries, out=q)
-        attended = scale_attention(q, k[:, :, :end], v[:, :, :end], out=scratch.attended)
+        attended = scale_attention(q, k[:, :, :end], v[:, :, :end], out=scratch.attended, bound=block.score_bound)
         gated_residual(x, attended, *block.proj, gate1, out=x)
         h = adaln(x, scale2, shift2, eps, out=scratch.normalised)
         hidden = mlp(h, *block.fc1, out=scratch.hidden)

@@ -12,10 +12,14 @@ from varsr_engine.config import ModelConfig
 from varsr_engine.dispatch import check_backend, use_backend
 from varsr_engine.engine.device import resolve_device, resolve_dtype
 from varsr_engine.engine.generation import Generation, Pipeline
+from varsr_engine.engine.graphs import graph_sizes
 from varsr_engine.engine.params import MAX_SEED, EngineConfig
 from varsr_engine.engine.request import BatchRequest, PerImage, batch_request, per_image
 from varsr_engine.engine.scale_loop import OnStage
 from varsr_engine.errors import InvalidImageError, InvalidParamsError, ResourceExhaustedError
+
+OnProgress = Callable[[int, int], None]
+LARGEST_GRAPH = 8  # images of a batch; larger batches gain next to nothing (docs/architecture.md)
 
 
 class TensorEngine:
@@ -31,11 +35,31 @@ class TensorEngine:
         self.device = resolve_device(config.device)
         self.dtype = resolve_dtype(config.dtype, self.device)
         self._backend = check_backend(config.backend)
-        self._pipeline = Pipeline(checkpoint, self.device, self.dtype, on_progress)
+        largest = (config.batch_size or LARGEST_GRAPH) if config.cuda_graphs else None
+        with self._on_backend():  # weights take the form that it multiplies with
+            self._pipeline = Pipeline(checkpoint, self.device, self.dtype, on_progress, largest_graph=largest)
 
     @property
     def model_config(self) -> ModelConfig:
         return self._pipeline.config
+
+    def warmup(self, batch_sizes: Sequence[int] | None = None, on_progress: OnProgress | None = None) -> None:
+        """Load every part, and on a GPU compile the kernels and capture the graphs, so that no request waits for it.
+
+        batch_sizes: of the graphs, all sizes up to the largest if None. on_progress is called with (done, in all).
+        Kernels compiled once are read from Triton's cache on disk by later processes.
+        """
+        self._require_prefix("warmup")
+        largest = self.config.batch_size or LARGEST_GRAPH
+        graphed = self.device.type == "cuda" and self.config.cuda_graphs
+        sizes = sorted(batch_sizes, reverse=True) if batch_sizes else graph_sizes(largest) if graphed else [1]
+        side = self.model_config.image_side
+        for done, size in enumerate(sizes):
+            if on_progress is not None:
+                on_progress(done, len(sizes))
+            self.generate(torch.zeros(size, 3, side, side))
+        if on_progress is not None:
+            on_progress(len(sizes), len(sizes))
 
     def generate(
         self,
@@ -190,11 +214,14 @@ class TensorEngine:
                 lr, request, seeds=seeds, steps=steps, refine=refine, noise=noise, trace=trace, on_stage=on_stage
             )
 
+    def _on_backend(self) -> contextlib.AbstractContextManager[None]:
+        return use_backend(self._backend) if self._backend else contextlib.nullcontext()
+
     @contextlib.contextmanager
     def _running(self, what: str) -> Iterator[None]:
         """The engine's backend, and errors of memory in words."""
         try:
-            with use_backend(self._backend) if self._backend else contextlib.nullcontext():
+            with self._on_backend():
                 yield
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise ResourceExhaustedError(f"not enough memory for {what} ({error})") from error

@@ -15,6 +15,7 @@ from varsr_engine.checkpoint import Checkpoint
 from varsr_engine.config import ModelConfig
 from varsr_engine.kernels.linear import prepare_linear
 from varsr_engine.kernels.refiner_block import RefinerBlockWeights
+from varsr_engine.kernels.scale_attention import static_bound
 from varsr_engine.kernels.scale_handoff import Handoff
 from varsr_engine.model.refiner import time_embedding
 from varsr_engine.model.rope import rope_tables
@@ -72,6 +73,7 @@ class BlockWeights(NamedTuple):
 
     qkv: Linear
     q_scale: torch.Tensor  # (H,) float32
+    score_bound: torch.Tensor | None  # q_scale, where attention may rely on it: keys have length 1
     proj: Linear
     fc1: Linear
     fc2: Linear
@@ -121,9 +123,11 @@ def fold_class_linear(read: Reader, name: str, cond: torch.Tensor, parts: int) -
 
 def load_block(read: Reader, name: str, config: ModelConfig) -> BlockWeights:
     bias = qkv_bias(read.compute(f"{name}.attn.q_bias"), read.compute(f"{name}.attn.v_bias"))
+    q_scale = q_scales(read.exact(f"{name}.attn.scale_mul_1H11"), config.max_log_scale)
     return BlockWeights(
         qkv=Linear(read.factor(f"{name}.attn.mat_qkv.weight", parts=3), bias),
-        q_scale=q_scales(read.exact(f"{name}.attn.scale_mul_1H11"), config.max_log_scale),
+        q_scale=q_scale,
+        score_bound=static_bound(q_scale),
         proj=read.linear(f"{name}.attn.proj"),
         fc1=read.linear(f"{name}.ffn.fc1"),
         fc2=read.linear(f"{name}.ffn.fc2"),
