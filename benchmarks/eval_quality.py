@@ -87,7 +87,8 @@ def variants(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         temperatures = args.refiner_temperature or ABLATED_TEMPERATURES
         refiners = [{"refiner": "off"}] + [{"refiner": "on", REFINER_TEMPERATURE: t} for t in temperatures]
     grid = itertools.product(args.cfg or ABLATED_CFG, refiners)
-    return {_name(cfg, refiner): common | {"cfg": cfg} | refiner for cfg, refiner in grid}
+    combined = {_name(cfg, refiner): common | {"cfg": cfg} | refiner for cfg, refiner in grid}
+    return {"defaults": common, "fidelity 0": common | {"fidelity": 0.0}, **combined}
 
 
 def _name(cfg: float, refiner: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import torch
 
 from varsr_engine.dispatch import Op
 from varsr_engine.kernels.philox.reference import philox_normal_reference
-from varsr_engine.kernels.spec import check_ndim, check_shape
+from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
 from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("philox_normal")
@@ -21,12 +21,13 @@ def philox_normal(
     *,
     step: int,
     stream: int,
+    std: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """noise[b, n, e] = normal(Philox4x32-10(key = seeds[b], counter = (e // 4, positions[b, n], step, stream)))[e % 4].
 
     seeds (B,) int64; positions (B, N), or (N,) for all rows, int64 in [0, 2^32); result (B, N, count) float32, by the
-    Box-Muller transform.
+    Box-Muller transform; times std[b] if std (B,) float32 is given.
     Source: Salmon et al., SC 2011; the float mapping is that of Triton's `tl.randn4x`.
     """
     check_ndim("philox_normal", "seeds", seeds, "(B,)", 1)
@@ -37,5 +38,8 @@ def philox_normal(
     for name, t in (("seeds", seeds), ("positions", positions)):
         if t.dtype != torch.int64:
             raise TypeError(f"philox_normal: {name} must be torch.int64, got {t.dtype}")
-    result: torch.Tensor = _op(seeds, positions, count, step, stream, backend=backend)
+    if std is not None:
+        check_shape("philox_normal", "std", std, "(B,)", (seeds.shape[0],))
+        check_dtype("philox_normal", "std", std, torch.float32, "the result")
+    result: torch.Tensor = _op(seeds, positions, count, step, stream, std, backend=backend)
     return result

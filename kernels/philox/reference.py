@@ -64,13 +64,19 @@ def to_open_uniform(words: torch.Tensor) -> torch.Tensor:
 
 
 def philox_normal_reference(
-    seeds: torch.Tensor, positions: torch.Tensor, count: int, step: int, stream: int
+    seeds: torch.Tensor,
+    positions: torch.Tensor,
+    count: int,
+    step: int,
+    stream: int,
+    std: torch.Tensor | None = None,
 ) -> torch.Tensor:
     uniform = to_uniform(philox_words(seeds, positions, count, step, stream))
     first, second = uniform[..., 0::2].clamp_min(1e-7), uniform[..., 1::2]
     radius, angle = torch.sqrt(-2.0 * torch.log(first)), 2.0 * math.pi * second
     normal = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
-    return normal.flatten(-2)[..., :count]
+    normal = normal.flatten(-2)[..., :count]
+    return normal if std is None else normal * std[:, None, None]
 
 
 def gumbel(seeds: torch.Tensor, positions: torch.Tensor, count: int, step: int, stream: int) -> torch.Tensor:

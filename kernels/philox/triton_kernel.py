@@ -54,6 +54,7 @@ def gumbel_of_word(word):
 def philox_normal_fwd_kernel(
     seeds_ptr,  # (B,)
     positions_ptr,  # (B, N), or (N,) with stride_pb 0
+    std_ptr,  # (B,) if SCALED
     out_ptr,  # (B, N, count)
     stride_s,
     stride_pb,
@@ -62,6 +63,7 @@ def philox_normal_fwd_kernel(
     count,
     step,
     stream,
+    SCALED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
@@ -74,17 +76,31 @@ def philox_normal_fwd_kernel(
     n0, n1, n2, n3 = philox_normal4(seed, position[:, None], group[None, :], step, stream)
     # Interleaved, a thread's four values lie side by side.
     values = tl.interleave(tl.interleave(n0, n2), tl.interleave(n1, n3))
+    if SCALED:
+        values *= tl.load(std_ptr + b)
     offs_e = tl.program_id(0) * 4 * BLOCK_G + tl.arange(0, 4 * BLOCK_G)
     mask = mask_n[:, None] & (offs_e < count)[None, :]
     tl.store(out_ptr + (b * N + offs_n)[:, None] * count + offs_e[None, :], values, mask=mask)
 
 
-def why_not(seeds: torch.Tensor, positions: torch.Tensor, count: int, step: int, stream: int) -> str | None:
+def why_not(
+    seeds: torch.Tensor,
+    positions: torch.Tensor,
+    count: int,
+    step: int,
+    stream: int,
+    std: torch.Tensor | None = None,
+) -> str | None:
     return None
 
 
 def philox_normal_triton(
-    seeds: torch.Tensor, positions: torch.Tensor, count: int, step: int, stream: int
+    seeds: torch.Tensor,
+    positions: torch.Tensor,
+    count: int,
+    step: int,
+    stream: int,
+    std: torch.Tensor | None = None,
 ) -> torch.Tensor:
     B, N = seeds.shape[0], positions.shape[-1]
     out = torch.empty(B, N, count, device=seeds.device, dtype=torch.float32)
@@ -94,6 +110,7 @@ def philox_normal_triton(
         philox_normal_fwd_kernel[(triton.cdiv(count, 4 * BLOCK_G), triton.cdiv(N, BLOCK_N), B)](
             seeds,
             positions,
+            None if std is None else std.contiguous(),
             out,
             seeds.stride(0),
             positions.stride(0) if positions.ndim == 2 else 0,
@@ -102,6 +119,7 @@ def philox_normal_triton(
             count,
             step,
             stream,
+            SCALED=std is not None,
             BLOCK_N=BLOCK_N,
             BLOCK_G=BLOCK_G,
         )

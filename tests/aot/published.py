@@ -30,7 +30,10 @@ class FakeCheckpoint(TensorCheckpoint):
 def fake_pipeline(config: ModelConfig, dtype: torch.dtype = torch.float16) -> Pipeline:
     """The engine's pipeline on weights without values. Call within `fake_gpu`."""
     with mock.patch.object(weights, "static_bound", lambda bound: bound):  # decided from values, once at load
-        return Pipeline(FakeCheckpoint(config, dtype), DEVICE, dtype)
+        pipeline = Pipeline(FakeCheckpoint(config, dtype), DEVICE, dtype)
+        for part in (pipeline._condition, pipeline._refiner, pipeline._decoder):
+            part.run(lambda loaded: None)
+    return pipeline
 
 
 def fake_request(batch: int, *, greedy: bool = True) -> BatchRequest:

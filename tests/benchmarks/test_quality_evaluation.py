@@ -151,9 +151,10 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     eval_quality.main()
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     names = list(last["verdicts"])
-    assert [name.split(" t=")[0] for name in names] == [f"cfg {c} refiner {r}" for c in (0, 2) for r in ("off", "on")]
+    grid = [f"cfg {c} refiner {r}" for c in (0, 2) for r in ("off", "on")]
+    assert [name.split(" t=")[0] for name in names] == ["defaults", "fidelity 0", *grid]
     (result,) = out.glob("tiny-ablation-*.json")
     saved = json.loads(result.read_text())
-    assert len(saved["rows"]) == 2 + 4 and saved["runs"]["cfg 2 refiner off"]["refiner"] == "off"
+    assert len(saved["rows"]) == 2 + 6 and saved["runs"]["cfg 2 refiner off"]["refiner"] == "off"
     assert result.with_suffix(".md").read_text().startswith("# Quality of tiny, ×4")
     assert [p.name for p in strips.glob("tiny/*.png")] == ["waves-mild.png"]

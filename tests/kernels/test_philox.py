@@ -291,6 +291,21 @@ def test_positions_a_row(backend: str) -> None:
         assert torch.equal(together[b : b + 1], normals(seeds[b : b + 1], positions[b], 6, backend))
 
 
+@backends
+def test_times_a_standard_deviation_an_image(backend: str) -> None:
+    seeds, positions, std = torch.arange(3), torch.arange(5), torch.tensor([0.0, 1.0, 2.5])
+
+    def scaled(*args: Any, backend: str) -> Any:
+        return philox_normal(*args, 6, step=1, stream=2, std=std.to(DEVICE), backend=backend)
+
+    def plain(*args: Any, backend: str) -> Any:
+        return philox_normal(*args, 6, step=1, stream=2, backend=backend)
+
+    args = (seeds.to(DEVICE), positions.to(DEVICE))
+    expected = run_case(plain, args, None, backend) * std.to(DEVICE)[:, None, None]
+    assert torch.equal(run_case(scaled, args, None, backend), expected)
+
+
 def test_bad_arguments() -> None:
     with raises(ValueError, "philox_normal: seeds must be (B,), got shape (1, 2)"):
         philox_normal(torch.zeros(1, 2, dtype=torch.int64), torch.arange(3), 4, step=0, stream=0)

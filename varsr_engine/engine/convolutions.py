@@ -117,7 +117,8 @@ class ChunkedAttention(nn.Module):
         tokens = self.norm(x, silu=False).flatten(2).mT
         q, k, v = F.linear(tokens, self.qkv.weight[:, :, 0, 0], self.qkv.bias).chunk(3, dim=-1)
         rows = max(1, ATTENTION_BYTES // (B * H * W * x.element_size()))
-        attended = torch.cat([(part @ k.mT * C**-0.5).softmax(dim=-1) @ v for part in q.split(rows, dim=1)], dim=1)
+        parts = [(part @ k.mT * C**-0.5).softmax(dim=-1) @ v for part in q.split(rows, dim=1)]
+        attended = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         attended = F.linear(attended, self.proj_out.weight[:, :, 0, 0], self.proj_out.bias)
         return x + attended.mT.unflatten(2, (H, W))
 

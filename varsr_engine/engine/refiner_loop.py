@@ -36,8 +36,10 @@ class RefinerLoop:
         side = self.config.latent_side
         return tile_positions(self._cells, side, origins, side)
 
-    def _draw(self, seeds: torch.Tensor, positions: torch.Tensor, step: int) -> torch.Tensor:
-        return philox_normal(seeds, positions, self.config.latent_channels, step=step, stream=REFINER_STREAM)
+    def _draw(
+        self, seeds: torch.Tensor, positions: torch.Tensor, step: int, std: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return philox_normal(seeds, positions, self.config.latent_channels, step=step, stream=REFINER_STREAM, std=std)
 
     def run(
         self,
@@ -60,12 +62,12 @@ class RefinerLoop:
         W, B, N = config.refiner_width, z.shape[1], z.shape[2]
         cond = linear(z.flatten(0, 2).to(w.cond_embed.weight.dtype), *w.cond_embed)
         guidance = request.guidance * config.guidance_ratio(config.num_scales - 1)
-        temperature = request.refiner_temperature[:, None, None]
         positions = self._positions(request.origins)
 
         def noise_of(step: int) -> torch.Tensor:
-            drawn = self._draw(request.seeds, positions, step) if noise is None else noise[step]
-            return drawn * temperature
+            if noise is not None:
+                return noise[step] * request.refiner_temperature[:, None, None]
+            return self._draw(request.seeds, positions, step, request.refiner_temperature)
 
         x = noise_of(0)
         for i, step in enumerate(self._schedule.reverse_steps(self._schedule.timesteps(steps)), start=1):

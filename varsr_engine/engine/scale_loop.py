@@ -58,6 +58,8 @@ class ScaleLoop:
     ) -> None:
         self.config, self.weights = config, weights
         self.device, self.dtype = device, dtype
+        ratios = [config.guidance_ratio(step) for step in range(config.num_scales)]
+        self._ratios = torch.tensor(ratios, dtype=torch.float32, device=device)
         self._cells = [map_positions(side, device) for side in config.patch_nums]
 
     def run(
@@ -75,12 +77,13 @@ class ScaleLoop:
         scratch = Scratch.allocate(config, 2 * B, self.device, self.dtype)
         x = self._first_input(prefix, rows)
         f_hat = x.new_zeros(B, config.latent_channels, config.latent_side, config.latent_side)
+        strengths = self._ratios[:, None] * request.guidance
         start, last = 0, config.num_scales - 1
         for step, length in enumerate(config.step_lengths):
             predicting = config.patch_nums[step] ** 2  # of step 0 only the class token predicts
             x = self._run_blocks(x, modulation, cache, scratch.narrow(length), start, predicting, final=step == last)
             start += length
-            tokens = self._sample(x, head_modulation, request, step, trace)
+            tokens = self._sample(x, head_modulation, request, strengths[step], step, trace)
             if step < last:
                 x = scale_handoff(tokens, w.codebook, w.handoffs[step], f_hat).repeat(2, 1, 1)
             else:
@@ -154,7 +157,13 @@ class ScaleLoop:
         return gated_residual(x, hidden, *block.fc2, gate2, out=x)
 
     def _sample(
-        self, x: torch.Tensor, modulation: torch.Tensor, request: BatchRequest, step: int, trace: Trace | None
+        self,
+        x: torch.Tensor,
+        modulation: torch.Tensor,
+        request: BatchRequest,
+        strength: torch.Tensor,
+        step: int,
+        trace: Trace | None,
     ) -> torch.Tensor:
         """Tokens (B, n) of a step from its output (2B, n, C)."""
         B, ratio = request.batch, self.config.guidance_ratio(step)
@@ -172,7 +181,7 @@ class ScaleLoop:
                 SAMPLING_STREAM,
             )
         uncond = h[B:] if ratio != 0 else None
-        tokens, logits = guided_sample(h[:B], uncond, request.guidance * ratio, *self.weights.head, sampling)
+        tokens, logits = guided_sample(h[:B], uncond, strength, *self.weights.head, sampling)
         if trace is not None:
             trace.logits.append(logits)
         return tokens
