@@ -21,12 +21,14 @@ def scale_handoff(
     constants: Handoff,
     f_hat: torch.Tensor,
     *,
+    copies: int = 1,
     backend: str | None = None,
 ) -> torch.Tensor:
     """h = up(codebook[tokens]); f_hat += (1-r) h + r phi(h), in place; x = area(f_hat) W^T + b.
 
-    tokens (B, p_k^2) int64, codebook (V, Z), f_hat (B, Z, p, p) float32, result (B, p_{k+1}^2, C) float32: the
-    next scale's inputs, the same for both guidance branches. Source: VARSR section 3.1, spec section 7.
+    tokens (B, p_k^2) int64, codebook (V, Z), f_hat (B, Z, p, p) float32, result (copies * B, p_{k+1}^2, C) float32: the
+    next scale's inputs, `copies` times behind each other for branches that start from the same.
+    Source: VARSR section 3.1, spec section 7.
     """
     op = "scale_handoff"
     check_ndim(op, "tokens", tokens, "(B, p_k^2)", 2)
@@ -37,5 +39,5 @@ def scale_handoff(
     check_shape(op, "f_hat", f_hat, "(B, Z, p, p)", (B, Z, p, p))
     check_shape(op, "phi_weight", constants.phi_weight, "(Z, Z, 3, 3)", (Z, Z, 3, 3))
     check_shape(op, "downsample", constants.downsample, "(p_{k+1}, p)", (constants.downsample.shape[0], p))
-    result: torch.Tensor = _op(tokens, codebook, constants, f_hat, backend=backend)
+    result: torch.Tensor = _op(tokens, codebook, constants, f_hat, copies, backend=backend)
     return result

@@ -23,14 +23,14 @@ class Handoff(NamedTuple):
 
 
 def scale_handoff_reference(
-    tokens: torch.Tensor, codebook: torch.Tensor, constants: Handoff, f_hat: torch.Tensor
+    tokens: torch.Tensor, codebook: torch.Tensor, constants: Handoff, f_hat: torch.Tensor, copies: int = 1
 ) -> torch.Tensor:
     c, side = constants, constants.upsample.shape[1]
     h = codebook[tokens].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (B, Z, p_k, p_k)
     h = c.upsample @ h @ c.upsample.t()
     f_hat += (1 - c.phi_ratio) * h + c.phi_ratio * F.conv2d(h, c.phi_weight, c.phi_bias, padding=1)
     pooled = c.downsample @ f_hat @ c.downsample.t()
-    return F.linear(pooled.flatten(2).transpose(1, 2), c.embed_weight, c.embed_bias)
+    return F.linear(pooled.flatten(2).transpose(1, 2), c.embed_weight, c.embed_bias).repeat(copies, 1, 1)
 
 
 def scale_handoff_cost(B: int, side: int, next_side: int, p: int, Z: int, C: int) -> Cost:

@@ -122,7 +122,7 @@ def pool_embed_fwd_kernel(
     downsample_ptr,  # (NEXT, P)
     weight_ptr,  # (C, Z)
     bias_ptr,  # (C,)
-    out_ptr,  # (B, NEXT * NEXT, C)
+    out_ptr,  # (COPIES, B, NEXT * NEXT, C)
     C,
     Z: tl.constexpr,
     P: tl.constexpr,
@@ -131,6 +131,7 @@ def pool_embed_fwd_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_X: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    COPIES: tl.constexpr,
 ):
     """One row of the next scale, BLOCK_C channels: the pooling is small enough for each of them to do it again."""
     y, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -156,10 +157,14 @@ def pool_embed_fwd_kernel(
     out = tl.dot(pooled, embed, input_precision="ieee") + bias[None, :]
     rows = ((b * NEXT + y) * NEXT + offs_x).to(tl.int64)
     place = out_ptr + rows[:, None] * C + offs_c[None, :]
-    tl.store(place, out.to(out_ptr.dtype.element_ty), mask=mask_x[:, None] & mask_c[None, :])
+    for copy in tl.static_range(COPIES):
+        behind = tl.num_programs(2).to(tl.int64) * (copy * NEXT * NEXT) * C
+        tl.store(place + behind, out.to(out_ptr.dtype.element_ty), mask=mask_x[:, None] & mask_c[None, :])
 
 
-def why_not(tokens: torch.Tensor, codebook: torch.Tensor, constants: Handoff, f_hat: torch.Tensor) -> str | None:
+def why_not(
+    tokens: torch.Tensor, codebook: torch.Tensor, constants: Handoff, f_hat: torch.Tensor, copies: int = 1
+) -> str | None:
     _, Z, p, _ = f_hat.shape
     side, next_side = constants.upsample.shape[1], constants.downsample.shape[0]
     if max(p, side, next_side, Z) > WIDEST:
@@ -173,11 +178,11 @@ def block(size: int) -> int:
 
 
 def scale_handoff_triton(
-    tokens: torch.Tensor, codebook: torch.Tensor, constants: Handoff, f_hat: torch.Tensor
+    tokens: torch.Tensor, codebook: torch.Tensor, constants: Handoff, f_hat: torch.Tensor, copies: int = 1
 ) -> torch.Tensor:
     c, (B, Z, p, _) = constants, f_hat.shape
     side, next_side, C = c.upsample.shape[1], c.downsample.shape[0], c.embed_weight.shape[0]
-    out = torch.empty(B, next_side * next_side, C, device=f_hat.device, dtype=f_hat.dtype)
+    out = torch.empty(copies * B, next_side * next_side, C, device=f_hat.device, dtype=f_hat.dtype)
     if B == 0:
         return out
     BLOCK_O = 16  # float32 products keep their operands in registers: 32 channels would spill
@@ -215,6 +220,7 @@ def scale_handoff_triton(
         BLOCK_P=block(p),
         BLOCK_X=block(next_side),
         BLOCK_C=BLOCK_C,
+        COPIES=copies,
         num_warps=4,
     )
     return out

@@ -41,10 +41,10 @@ def counts() -> dict[str, Any]:
     return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("case", ["one", "eight", "sampled"])
-def test_an_image_takes_few_launches(case: str) -> None:
+@pytest.mark.parametrize(("case", "most"), [("one", 2200), ("eight", 2300), ("sampled", 2300)])
+def test_an_image_takes_few_launches(case: str, most: int) -> None:
     """13,055 in the published code."""
-    assert counts()[case]["total"] <= 2200, counts()[case]
+    assert counts()[case]["total"] <= most, counts()[case]
 
 
 def test_a_block_takes_seven_launches() -> None:

@@ -145,6 +145,16 @@ def test_against_torch_resizing(backend: str) -> None:
 
 
 @backends
+def test_copies_lie_behind_each_other(backend: str) -> None:
+    def twice(*args: Any, backend: str) -> Any:
+        return scale_handoff(*args, copies=2, backend=backend)
+
+    args = inputs(2, 2, 3, 8, 16, 16, 40, torch.float32)
+    once, both = (run_case(f, args, None, backend) for f in (scale_handoff, twice))
+    assert torch.equal(both, once.repeat(2, 1, 1))
+
+
+@backends
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 0.3])
 def test_phi_ratio(backend: str, ratio: float) -> None:
     tokens, codebook, constants, f_hat = inputs(1, 2, 3, 5, 8, 4, 8, torch.float32)

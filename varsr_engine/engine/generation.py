@@ -121,8 +121,9 @@ class Pipeline:
             images, latent, tokens = self._by_graph("image", lr, request, steps, refine)
             checked_finite(images)
             clock("image")
-            for stage in self.stages(lr is not None, refine) if on_stage is not None else ():
-                on_stage(stage)
+            if on_stage is not None:
+                for stage in self.stages(lr is not None, refine):
+                    on_stage(stage)
             return Generation(images, latent, tokens, seeds.tolist(), clock.seconds)
         sample = self.sample(
             lr, request, seeds=seeds, steps=steps, refine=refine, noise=noise, trace=trace, on_stage=on_stage
@@ -173,7 +174,7 @@ class Pipeline:
         settings, count = request.tensors(), 0 if lr is None else 1
 
         def program(*inputs: torch.Tensor) -> Tensors:
-            own = BatchRequest(*inputs[count:], greedy=request.greedy)
+            own = request.with_tensors(inputs[count:])
             latent, tokens = self._latent(inputs[0] if count else None, own, own.seeds, steps, refine)
             return (latent, tokens) if what == "latent" else (self._decoded(latent), latent, tokens)
 
@@ -244,7 +245,8 @@ class Pipeline:
     def _decoded(self, latent: torch.Tensor) -> torch.Tensor:
         def decode(decoder: Convolutional) -> torch.Tensor:
             if self.device.type != "cpu":
-                return decoder(latent)  # type: ignore[no-any-return]
+                images: torch.Tensor = decoder(latent)
+                return images
             return torch.cat([decoder(part) for part in latent.split(1)])
 
         return self._decoder.run(decode).clamp_(-1, 1).mul_(0.5).add_(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream: torch.cuda.Stream | None = None
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None  # an opaque handle
 
     def __call__(self, program: Program, inputs: Tensors) -> tuple[Replay, Tensors]:
         """(replay, outputs): each replay() computes program(*inputs) anew from what inputs hold, into outputs."""

@@ -34,6 +34,11 @@ class BatchRequest:
         """All values an image, in the order of the fields: what a graph reads anew at each replay."""
         return tuple(getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "greedy")
 
+    def with_tensors(self, values: Sequence[torch.Tensor]) -> BatchRequest:
+        """The same with the values of `tensors`."""
+        names = [f.name for f in dataclasses.fields(self) if f.name != "greedy"]
+        return dataclasses.replace(self, **dict(zip(names, values, strict=True)))  # type: ignore[arg-type]
+
     @property
     def batch(self) -> int:
         return self.labels.shape[0]

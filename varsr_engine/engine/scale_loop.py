@@ -85,7 +85,7 @@ class ScaleLoop:
             start += length
             tokens = self._sample(x, head_modulation, request, strengths[step], step, trace)
             if step < last:
-                x = scale_handoff(tokens, w.codebook, w.handoffs[step], f_hat).repeat(2, 1, 1)
+                x = scale_handoff(tokens, w.codebook, w.handoffs[step], f_hat, copies=2)
             else:
                 f_hat += w.codebook[tokens].transpose(1, 2).unflatten(2, f_hat.shape[2:])
             if trace is not None:
