@@ -38,6 +38,11 @@ def assume_capability(major: int, minor: int) -> Any:
 
 
 @functools.cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
 def _capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
@@ -51,13 +56,13 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 def why_not_triton(*values: Any) -> str | None:
     """Why no Triton kernel takes these tensors, or None: it asks for one CUDA device, of compute capability 8.0."""
-    tensors = list(tensors_in(values))
-    first = tensors[0]
+    first = next(tensors_in(values))  # on a CPU, where this runs at each call of an op, the rest is not looked at
     launched = first.is_cuda or first.is_meta  # meta tensors: a dry run, which records the launches
     if not (launched or (INTERPRETING and first.device.type == "cpu")):
         return f"the tensors are on {first.device}, not on a CUDA device"
-    if importlib.util.find_spec("triton") is None:
+    if not _installed():
         return "triton is not installed"
+    tensors = list(tensors_in(values))
     if any(t.device != first.device for t in tensors):
         return f"the tensors are on several devices: {', '.join(sorted({str(t.device) for t in tensors}))}"
     for t in tensors:
