@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from varsr_engine.kernels import cpu_library as cpu
 from varsr_engine.kernels.conv3x3.reference import Conv3x3Weights
@@ -40,8 +41,12 @@ def why_not(
     x: torch.Tensor,
     weights: Conv3x3Weights,
     residual: torch.Tensor | None = None,
+    stride: int = 1,
+    silu: bool = False,
     out: torch.Tensor | None = None,
 ) -> str | None:
+    if stride != 1:
+        return f"the stride is {stride}, not 1"
     if out is not None and not out.is_contiguous(memory_format=torch.channels_last):
         return "out is not channels-last"
     C_out, C_in = weights.weight.shape[:2]
@@ -59,6 +64,8 @@ def conv3x3_cpu(
     x: torch.Tensor,
     weights: Conv3x3Weights,
     residual: torch.Tensor | None = None,
+    stride: int = 1,
+    silu: bool = False,
     out: torch.Tensor | None = None,
     *,
     doubling: int = 0,
@@ -75,4 +82,4 @@ def conv3x3_cpu(
     bias = weights.bias.contiguous()
     transformed = transform(weights.weight) if weights.transformed is None else weights.transformed
     cpu.call("conv3x3", x, transformed, bias, residual, out, B, H, W, C_in, C_out, doubling)
-    return out
+    return F.silu(out, inplace=True) if silu else out

@@ -22,11 +22,15 @@ def conv3x3_reference(
     x: torch.Tensor,
     weights: Conv3x3Weights,
     residual: torch.Tensor | None = None,
+    stride: int = 1,
+    silu: bool = False,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    y = F.conv2d(x, weights.weight, weights.bias, padding=1)
+    y = F.conv2d(x, weights.weight, weights.bias, stride, padding=1)
     if residual is not None:
         y = y + residual if y.requires_grad else y.add_(residual)
+    if silu:
+        y = F.silu(y, inplace=not y.requires_grad)
     return y if out is None else out.copy_(y)
 
 

@@ -67,16 +67,24 @@ def philox_normal_reference(
     seeds: torch.Tensor,
     positions: torch.Tensor,
     count: int,
-    step: int,
+    steps: range,
     stream: int,
     std: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    """(steps, B, N, count)."""
+    noise = [_normal(seeds, positions, count, step, stream) for step in steps]
+    if not noise:
+        return torch.empty(0, seeds.shape[0], positions.shape[-1], count, device=seeds.device)
+    normal = torch.stack(noise)
+    return normal if std is None else normal * std[:, None, None]
+
+
+def _normal(seeds: torch.Tensor, positions: torch.Tensor, count: int, step: int, stream: int) -> torch.Tensor:
     uniform = to_uniform(philox_words(seeds, positions, count, step, stream))
     first, second = uniform[..., 0::2].clamp_min(1e-7), uniform[..., 1::2]
     radius, angle = torch.sqrt(-2.0 * torch.log(first)), 2.0 * math.pi * second
     normal = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
-    normal = normal.flatten(-2)[..., :count]
-    return normal if std is None else normal * std[:, None, None]
+    return normal.flatten(-2)[..., :count]
 
 
 def gumbel(seeds: torch.Tensor, positions: torch.Tensor, count: int, step: int, stream: int) -> torch.Tensor:

@@ -50,44 +50,46 @@ def gumbel_of_word(word):
     return -tl.log(-tl.log(uniform))
 
 
-@triton.jit(do_not_specialize=["step", "stream"])  # one compilation for all steps
+@triton.jit(do_not_specialize=["first", "stream", "B"])  # one compilation for all steps
 def philox_normal_fwd_kernel(
     seeds_ptr,  # (B,)
     positions_ptr,  # (B, N), or (N,) with stride_pb 0
     std_ptr,  # (B,) if SCALED
-    out_ptr,  # (B, N, count)
+    out_ptr,  # (steps, B, N, count)
     stride_s,
     stride_pb,
     stride_pn,
+    B,
     N,
     count,
-    step,
+    first,  # step
     stream,
     SCALED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_G: tl.constexpr,
 ):
-    b = tl.program_id(2).to(tl.int64)
+    step, b = tl.program_id(2) // B, (tl.program_id(2) % B).to(tl.int64)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     group = tl.program_id(0) * BLOCK_G + tl.arange(0, BLOCK_G)
     mask_n = offs_n < N
     seed = tl.load(seeds_ptr + b * stride_s)
     position = tl.load(positions_ptr + b * stride_pb + offs_n.to(tl.int64) * stride_pn, mask=mask_n, other=0)
-    n0, n1, n2, n3 = philox_normal4(seed, position[:, None], group[None, :], step, stream)
+    n0, n1, n2, n3 = philox_normal4(seed, position[:, None], group[None, :], first + step, stream)
     # Interleaved, a thread's four values lie side by side.
     values = tl.interleave(tl.interleave(n0, n2), tl.interleave(n1, n3))
     if SCALED:
         values *= tl.load(std_ptr + b)
     offs_e = tl.program_id(0) * 4 * BLOCK_G + tl.arange(0, 4 * BLOCK_G)
     mask = mask_n[:, None] & (offs_e < count)[None, :]
-    tl.store(out_ptr + (b * N + offs_n)[:, None] * count + offs_e[None, :], values, mask=mask)
+    row = (step * B + b) * N + offs_n
+    tl.store(out_ptr + row[:, None] * count + offs_e[None, :], values, mask=mask)
 
 
 def why_not(
     seeds: torch.Tensor,
     positions: torch.Tensor,
     count: int,
-    step: int,
+    steps: range,
     stream: int,
     std: torch.Tensor | None = None,
 ) -> str | None:
@@ -98,16 +100,16 @@ def philox_normal_triton(
     seeds: torch.Tensor,
     positions: torch.Tensor,
     count: int,
-    step: int,
+    steps: range,
     stream: int,
     std: torch.Tensor | None = None,
 ) -> torch.Tensor:
     B, N = seeds.shape[0], positions.shape[-1]
-    out = torch.empty(B, N, count, device=seeds.device, dtype=torch.float32)
+    out = torch.empty(len(steps), B, N, count, device=seeds.device, dtype=torch.float32)
     if out.numel() > 0:
         BLOCK_G = min(triton.next_power_of_2(triton.cdiv(count, 4)), 64)
         BLOCK_N = COUNTERS // BLOCK_G
-        philox_normal_fwd_kernel[(triton.cdiv(count, 4 * BLOCK_G), triton.cdiv(N, BLOCK_N), B)](
+        philox_normal_fwd_kernel[(triton.cdiv(count, 4 * BLOCK_G), triton.cdiv(N, BLOCK_N), len(steps) * B)](
             seeds,
             positions,
             None if std is None else std.contiguous(),
@@ -115,9 +117,10 @@ def philox_normal_triton(
             seeds.stride(0),
             positions.stride(0) if positions.ndim == 2 else 0,
             positions.stride(-1),
+            B,
             N,
             count,
-            step,
+            steps.start,
             stream,
             SCALED=std is not None,
             BLOCK_N=BLOCK_N,

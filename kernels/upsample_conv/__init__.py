@@ -7,6 +7,7 @@ import torch
 from varsr_engine.dispatch import Op
 from varsr_engine.kernels.conv3x3 import Conv3x3Weights
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
+from varsr_engine.kernels.triton_backend import lazily
 from varsr_engine.kernels.upsample_conv import cpu_kernel
 from varsr_engine.kernels.upsample_conv.reference import phase_weights as phase_weights
 from varsr_engine.kernels.upsample_conv.reference import upsample_conv_reference
@@ -14,6 +15,7 @@ from varsr_engine.kernels.upsample_conv.reference import upsample_conv_reference
 _op = Op("upsample_conv")
 _op.register("torch", upsample_conv_reference)
 _op.register("cpu", cpu_kernel.upsample_conv_cpu, cpu_kernel.why_not)
+_op.register("triton", *lazily("varsr_engine.kernels.upsample_conv.triton_kernel", "upsample_conv_triton"))
 
 
 def upsample_conv(

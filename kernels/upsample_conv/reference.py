@@ -21,7 +21,11 @@ def phase_weights(weight: torch.Tensor) -> torch.Tensor:
     """(C_out, C_in, 3, 3) -> (2, 2, C_out, C_in, 2, 2): the kernel that each output phase (row, column) applies."""
     fold = torch.tensor(FOLD, dtype=weight.dtype, device=weight.device).flatten(0, 1)  # (4, 3): phase and row
     folded = torch.kron(fold, fold) @ weight.flatten(2).permute(2, 0, 1).flatten(1)  # (16, C_out * C_in)
-    return folded.view(2, 2, 2, 2, *weight.shape[:2]).permute(0, 2, 4, 5, 1, 3).contiguous()
+    phases = folded.view(2, 2, 2, 2, *weight.shape[:2]).permute(0, 2, 4, 5, 1, 3)
+    if weight.device.type == "cpu":
+        return phases.contiguous()
+    # Each phase channels-last: cuDNN would lay it out anew at each call.
+    return phases.permute(0, 1, 2, 4, 5, 3).contiguous().permute(0, 1, 2, 5, 3, 4)
 
 
 def upsample_conv_reference(

@@ -1,4 +1,7 @@
-"""conv3x3: a 3x3 convolution with zero padding, and the residual that it may add."""
+"""conv3x3: a 3x3 convolution with zero padding, and the residual or SiLU that may follow it.
+
+On a GPU a library makes the product and rounds it, as torch does: the kernel after it rounds a second time.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.kernels.harness import check, each_backend, each_dtype, each_size, normal, raises, run_case
+from varsr_engine.errors import KernelUnavailableError
 from varsr_engine.kernels import conv3x3
 from varsr_engine.kernels.conv3x3 import Conv3x3Weights, prepare_conv3x3
 
@@ -19,7 +23,9 @@ def inputs(B: int, C_in: int, C_out: int, H: int, W: int, dtype: torch.dtype) ->
     return x, prepare_conv3x3(weight, normal(C_out, dtype=dtype))
 
 
-def formula(x: Tensor, weights: Conv3x3Weights, residual: Tensor | None = None) -> Tensor:
+def formula(
+    x: Tensor, weights: Conv3x3Weights, residual: Tensor | None = None, stride: int = 1, silu: bool = False
+) -> Tensor:
     """The sum over the nine shifted images, each a product over channels."""
     B, _, H, W = x.shape
     framed = torch.zeros(B, x.shape[1], H + 2, W + 2, dtype=x.dtype, device=x.device)
@@ -29,7 +35,9 @@ def formula(x: Tensor, weights: Conv3x3Weights, residual: Tensor | None = None) 
         for dx in range(3):
             shifted = framed[:, :, dy : dy + H, dx : dx + W]
             y += torch.einsum("bihw,oi->bohw", shifted, weights.weight[:, :, dy, dx])
-    return y if residual is None else y + residual
+    y = y[:, :, ::stride, ::stride]
+    y = y if residual is None else y + residual
+    return y / (1 + torch.exp(-y)) if silu else y
 
 
 @backends
@@ -49,7 +57,7 @@ def formula(x: Tensor, weights: Conv3x3Weights, residual: Tensor | None = None) 
     full=(1, 160, 160, 512, 512),
 )
 def test_formula(backend: str, dtype: torch.dtype, size: tuple[int, ...]) -> None:
-    check(conv3x3, inputs(*size, dtype), backend=backend, formula=formula, rounds_once=True)
+    check(conv3x3, inputs(*size, dtype), backend=backend, formula=formula, rounds_once=backend != "triton")
 
 
 @backends
@@ -58,6 +66,32 @@ def test_residual(backend: str, dtype: torch.dtype) -> None:
     x, weights = inputs(2, 32, 48, 6, 9, dtype)
     residual = normal(2, 48, 6, 9, dtype=dtype).contiguous(memory_format=torch.channels_last)
     check(conv3x3, (x, weights, residual), backend=backend, formula=formula)
+
+
+@backends
+@each_dtype()
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("silu", [True, False], ids=["silu", "plain"])
+@pytest.mark.parametrize("sides", [(12, 8), (7, 9)], ids=["even", "odd"])
+def test_stride_and_silu(backend: str, dtype: torch.dtype, stride: int, silu: bool, sides: tuple[int, int]) -> None:
+    x, weights = inputs(2, 32, 48, *sides, dtype)
+    check(conv3x3, (x, weights), {"stride": stride, "silu": silu}, backend=backend, formula=formula)
+    h, w = (-(-side // stride) for side in sides)
+    residual = normal(2, 48, h, w, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    check(conv3x3, (x, weights, residual), {"stride": stride, "silu": silu}, backend=backend, formula=formula)
+
+
+@backends
+def test_out_may_be_the_residual(backend: str) -> None:
+    x, weights = inputs(1, 32, 32, 5, 4, torch.float32)
+    residual = normal(1, 32, 5, 4).contiguous(memory_format=torch.channels_last)
+    expected = conv3x3(x, weights, residual, backend="torch")
+    try:
+        result = conv3x3(x, weights, residual, out=residual, backend=backend)
+    except KernelUnavailableError as error:
+        pytest.skip(str(error))
+    assert result.data_ptr() == residual.data_ptr()
+    assert torch.allclose(result, expected, atol=1e-5)
 
 
 @backends
@@ -87,8 +121,10 @@ def test_shapes() -> None:
         conv3x3(x[0], weights)
     with raises(ValueError, "conv3x3: weight must be (C_out, C_in, 3, 3) = (24, 8, 3, 3), got (24, 16, 3, 3)"):
         conv3x3(x[:, :8], weights)
-    with raises(ValueError, "conv3x3: residual must be (B, C_out, H, W) = (1, 24, 4, 4), got (1, 16, 4, 4)"):
+    with raises(ValueError, "conv3x3: residual must be (B, C_out, H', W') = (1, 24, 4, 4), got (1, 16, 4, 4)"):
         conv3x3(x, weights, x)
+    with raises(ValueError, "conv3x3: stride must be positive, got 0"):
+        conv3x3(x, weights, stride=0)
     with pytest.raises(TypeError, match=r"weight is torch.float32, x is torch.float64"):
         conv3x3(x.double(), weights)
 

@@ -306,7 +306,22 @@ def test_times_a_standard_deviation_an_image(backend: str) -> None:
     assert torch.equal(run_case(scaled, args, None, backend), expected)
 
 
+@backends
+@pytest.mark.parametrize("steps", [range(3, 3), range(0, 1), range(2, 7)], ids=str)
+def test_a_range_of_steps(backend: str, steps: range) -> None:
+    """The noise of several steps at once is that of each by itself."""
+    seeds, positions, std = int64(3, 2**62, 5), torch.arange(9, device=DEVICE), torch.tensor([0.5, 1.0, 2.0]).to(DEVICE)
+    settings: dict[str, Any] = {"stream": 1, "std": std}
+    together = run_case(philox_normal, (seeds, positions, 6), settings | {"step": steps}, backend)
+    assert together.shape == (len(steps), 3, 9, 6)
+    for i, step in enumerate(steps):
+        alone = run_case(philox_normal, (seeds, positions, 6), settings | {"step": step}, backend)
+        assert torch.equal(together[i], alone)
+
+
 def test_bad_arguments() -> None:
+    with raises(ValueError, "philox_normal: step must be a number or a range of step 1, got range(0, 4, 2)"):
+        philox_normal(torch.arange(2), torch.arange(3), 4, step=range(0, 4, 2), stream=0)
     with raises(ValueError, "philox_normal: seeds must be (B,), got shape (1, 2)"):
         philox_normal(torch.zeros(1, 2, dtype=torch.int64), torch.arange(3), 4, step=0, stream=0)
     with raises(ValueError, "philox_normal: positions must be (N,) or (B, N), got shape ()"):

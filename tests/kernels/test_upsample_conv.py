@@ -1,4 +1,7 @@
-"""upsample_conv: nearest-neighbour upsampling by 2, then a 3x3 convolution."""
+"""upsample_conv: nearest-neighbour upsampling by 2, then a 3x3 convolution.
+
+On a GPU a library makes the products and rounds them, as torch does: the kernel after them rounds a second time.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def formula(x: Tensor, phases: Tensor, bias: Tensor, weights: object = None) -> 
 @each_dtype()
 @each_size(vae=(1, 16, 16, 6, 6), odd=(2, 5, 7, 3, 5), one=(1, 1, 1, 1, 1), row=(1, 3, 2, 1, 4), empty=(0, 4, 4, 2, 2))
 def test_formula(backend: str, dtype: torch.dtype, size: tuple[int, ...]) -> None:
-    check(upsample_conv, inputs(*size, dtype), backend=backend, formula=formula, rounds_once=True)
+    check(upsample_conv, inputs(*size, dtype), backend=backend, formula=formula, rounds_once=backend != "triton")
 
 
 @each_size(vae=(1, 16, 16, 6, 6), odd=(2, 5, 7, 3, 5), one=(1, 1, 1, 1, 1), row=(1, 3, 2, 1, 4))
@@ -76,7 +79,7 @@ def test_nearest_and_conv3x3(backend: str, dtype: torch.dtype, size: tuple[int, 
 def test_memory_format_is_kept(backend: str, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
     x, phases, bias = inputs(2, 8, 6, 4, 5, dtype)
     args = (x.contiguous(memory_format=memory_format), phases, bias)
-    result = check(upsample_conv, args, backend=backend, formula=formula, rounds_once=True)
+    result = check(upsample_conv, args, backend=backend, formula=formula, rounds_once=backend != "triton")
     assert result.is_contiguous(memory_format=memory_format)
 
 

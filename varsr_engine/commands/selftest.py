@@ -152,11 +152,9 @@ def engine_check(device: torch.device) -> Check:
     side = config.image_side
     rows = torch.arange(side) / side
     lr = torch.stack([torch.sin(9 * rows)[:, None] * torch.cos(k * rows) for k in (3, 5, 8)])[None]
-    draw = (
-        philox_normal_reference(seeds, positions, config.latent_channels, step, REFINER_STREAM)
-        for step in range(config.refiner_steps + 1)
-    )
-    image, expected = model.generate(lr, torch.tensor([0]), config.guidance_scale, torch.stack(list(draw)))
+    steps = range(config.refiner_steps + 1)
+    noise = philox_normal_reference(seeds, positions, config.latent_channels, steps, REFINER_STREAM)
+    image, expected = model.generate(lr, torch.tensor([0]), config.guidance_scale, noise)
     engine = Engine(checkpoint, EngineConfig(device=str(device), dtype="fp32"))
     result = engine.generate(lr, seed=7, trace=True)
     assert result.trace is not None

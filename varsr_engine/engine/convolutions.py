@@ -43,15 +43,28 @@ class Buffers:
 
 
 class FusedConv(nn.Module):
-    """A 3x3 convolution of stride 1 on the op `conv3x3`."""
+    """A 3x3 convolution on the op `conv3x3`, with the SiLU that follows it."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, silu: bool = False) -> None:
         super().__init__()
         assert conv.bias is not None
-        self.weights = prepare_conv3x3(conv.weight, conv.bias)
+        self.weights, self.stride, self.silu = prepare_conv3x3(conv.weight, conv.bias), conv.stride[0], silu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return conv3x3(x, self.weights)
+        return conv3x3(x, self.weights, stride=self.stride, silu=self.silu)
+
+
+class FusedConditionEncoder(nn.Module):
+    """`ConditionEncoder`, each of its layers one op."""
+
+    def __init__(self, encoder: ConditionEncoder) -> None:
+        super().__init__()
+        convolutions = (encoder.conv_in, *encoder.blocks)
+        self.layers = nn.Sequential(*(FusedConv(conv, silu=True) for conv in convolutions), FusedConv(encoder.conv_out))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = self.layers(image).flatten(2).mT
+        return tokens
 
 
 class FusedResnetBlock(nn.Module):
@@ -117,14 +130,21 @@ class ChunkedAttention(nn.Module):
         tokens = self.norm(x, silu=False).flatten(2).mT
         q, k, v = F.linear(tokens, self.qkv.weight[:, :, 0, 0], self.qkv.bias).chunk(3, dim=-1)
         rows = max(1, ATTENTION_BYTES // (B * H * W * x.element_size()))
-        parts = [(part @ k.mT * C**-0.5).softmax(dim=-1) @ v for part in q.split(rows, dim=1)]
+        parts = [scores(part, k, C**-0.5).softmax(dim=-1) @ v for part in q.split(rows, dim=1)]
         attended = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         attended = F.linear(attended, self.proj_out.weight[:, :, 0, 0], self.proj_out.bias)
         return x + attended.mT.unflatten(2, (H, W))
 
 
+def scores(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
+    """scale q k^T (B, L, S), the scale as a part of the product."""
+    return torch.baddbmm(q.new_empty(q.shape[0], q.shape[1], k.shape[1]), q, k.mT, beta=0, alpha=scale)
+
+
 def fuse(module: nn.Module, maps: Buffers) -> nn.Module:
     """The module with every layer that a fused op computes replaced by it, in place."""
+    if isinstance(module, ConditionEncoder):
+        return FusedConditionEncoder(module)
     if isinstance(module, ResnetBlock):
         return FusedResnetBlock(module, maps)
     if isinstance(module, Upsample):

@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from varsr_engine.config import ModelConfig
+from varsr_engine.dispatch import use_backend
 from varsr_engine.engine.convolutions import Convolutional
 from varsr_engine.kernels.adaln.reference import adaln_cost
 from varsr_engine.kernels.gated_residual.reference import gated_residual_cost
@@ -94,7 +95,7 @@ def _run(module: torch.nn.Module, x: torch.Tensor, element: int) -> Cost:
         traffic += element * sum(t.numel() for t in tensors)
 
     handles = [m.register_forward_hook(count) for m in module.modules() if not list(m.children())]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), use_backend("torch"), FlopCounterMode(display=False) as counter:
         module(x)
     for handle in handles:
         handle.remove()

@@ -17,7 +17,7 @@ from varsr_engine.kernels.philox import philox_normal
 from varsr_engine.kernels.refiner_block import refiner_block
 from varsr_engine.kernels.refiner_embed import refiner_embed
 from varsr_engine.kernels.refiner_update import refiner_update
-from varsr_engine.model.refiner import Schedule
+from varsr_engine.model.refiner import DenoiseStep, Schedule
 
 
 class RefinerLoop:
@@ -37,7 +37,7 @@ class RefinerLoop:
         return tile_positions(self._cells, side, origins, side)
 
     def _draw(
-        self, seeds: torch.Tensor, positions: torch.Tensor, step: int, std: torch.Tensor | None = None
+        self, seeds: torch.Tensor, positions: torch.Tensor, step: int | range, std: torch.Tensor | None = None
     ) -> torch.Tensor:
         return philox_normal(seeds, positions, self.config.latent_channels, step=step, stream=REFINER_STREAM, std=std)
 
@@ -59,27 +59,37 @@ class RefinerLoop:
         steps = config.refiner_steps if steps is None else steps
         if not 1 <= steps <= config.refiner_train_steps:
             raise InvalidParamsError(f"steps must be in [1, {config.refiner_train_steps}], got {steps}")
-        W, B, N = config.refiner_width, z.shape[1], z.shape[2]
         cond = linear(z.flatten(0, 2).to(w.cond_embed.weight.dtype), *w.cond_embed)
         guidance = request.guidance * config.guidance_ratio(config.num_scales - 1)
         positions = self._positions(request.origins)
 
-        def noise_of(step: int) -> torch.Tensor:
-            if noise is not None:
-                return noise[step] * request.refiner_temperature[:, None, None]
-            return self._draw(request.seeds, positions, step, request.refiner_temperature)
-
-        x = noise_of(0)
+        if noise is None:  # a small tensor, for the last step adds none: one launch instead of ten
+            noise = self._draw(request.seeds, positions, range(steps), request.refiner_temperature)
+        else:
+            noise = noise * request.refiner_temperature[:, None, None]
+        x = noise[0]
         for i, step in enumerate(self._schedule.reverse_steps(self._schedule.timesteps(steps)), start=1):
-            y, h = refiner_embed(cond, w.time_embeddings[step.timestep], x.flatten(0, 1), *w.input_proj)
-            modulations = self._modulations(y, w)
-            for block in w.blocks:
-                shift, scale, gate = next(modulations).split(W, dim=1)
-                refiner_block(h, shift, scale, gate, block, config.norm_eps, out=h)
-            h, shift, scale = (t.unflatten(0, (2, B, N)) for t in (h, *next(modulations).split(W, dim=1)))
-            step_noise = None if step.last else noise_of(i)
-            x = refiner_update(h, shift, scale, *w.final, x, guidance, step, step_noise, config.norm_eps)
+            x = self._denoise(w, x, cond, guidance, step, None if step.last else noise[i])
         return x * config.refiner_residual_scale
+
+    def _denoise(
+        self,
+        w: RefinerWeights,
+        x: torch.Tensor,
+        cond: torch.Tensor,
+        guidance: torch.Tensor,
+        step: DenoiseStep,
+        noise: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """x (B, p^2, Z) one step later."""
+        W, eps, shape = self.config.refiner_width, self.config.norm_eps, (2, *x.shape[:2])
+        y, h = refiner_embed(cond, w.time_embeddings[step.timestep], x.flatten(0, 1), *w.input_proj)
+        modulations = self._modulations(y, w)
+        for block in w.blocks:
+            shift, scale, gate = next(modulations).split(W, dim=1)
+            refiner_block(h, shift, scale, gate, block, eps, out=h)
+        h, shift, scale = (t.unflatten(0, shape) for t in (h, *next(modulations).split(W, dim=1)))
+        return refiner_update(h, shift, scale, *w.final, x, guidance, step, noise, eps)
 
     def _modulations(self, y: torch.Tensor, weights: RefinerWeights) -> Iterator[torch.Tensor]:
         """Each block's (shift, scale, gate) as (R, 3W), then the final layer's (shift, scale) as (R, 2W), in y's dtype.
