@@ -20,7 +20,7 @@ from varsr_engine.errors import KernelUnavailableError
 
 ROOT = Path(__file__).parents[1]
 FAKED = ("cuda", "triton", "torch")
-NAMES = f"backend must be one of {', '.join(ORDER)} or auto, got 'cudnn'"
+NAMES = f"backend must be one of {', '.join(ORDER)} or auto, got 'cublas'"
 
 
 def named(name: str) -> Callable[..., str]:
@@ -73,6 +73,16 @@ def test_first_supported(op: Op, n: int, expected: str) -> None:
     assert op(zeros(n)) == expected
     for auto in (None, "", "auto"):
         assert op(zeros(n), backend=auto) == expected
+
+
+def test_opt_in_runs_only_when_named(op: Op) -> None:
+    op.register("cudnn", named("cudnn"), automatic=False)
+    op.register("cuda", named("cuda"), automatic=False)
+    assert op.automatic == ("triton", "torch")
+    assert op(zeros(1)) == "triton"
+    assert op(zeros(1), backend="cuda") == "cuda"
+    with use_backend("cudnn"):
+        assert op(zeros(1)) == "cudnn"
 
 
 @pytest.mark.parametrize("backend", FAKED)
@@ -132,11 +142,11 @@ def test_missing_implementations(op: Op) -> None:
 
 def test_unknown_backend(op: Op) -> None:
     with raises(KernelUnavailableError, NAMES):
-        op(zeros(1), backend="cudnn")
-    with raises(KernelUnavailableError, NAMES), use_backend("cudnn"):
+        op(zeros(1), backend="cublas")
+    with raises(KernelUnavailableError, NAMES), use_backend("cublas"):
         pass
     with raises(KernelUnavailableError, NAMES):
-        check_backend("cudnn")
+        check_backend("cublas")
     assert check_backend("torch") == "torch" and check_backend("auto") is None
 
 
@@ -240,6 +250,6 @@ def test_environment_variable() -> None:
 
 
 def test_unknown_name_in_the_environment() -> None:
-    done = run_python("import varsr_engine.dispatch", VARSR_BACKEND="cudnn")
+    done = run_python("import varsr_engine.dispatch", VARSR_BACKEND="cublas")
     assert done.returncode != 0
     assert NAMES in done.stderr

@@ -1,4 +1,7 @@
-"""Choose one implementation of an op: explicit argument > use_backend() > VARSR_BACKEND > first supported."""
+"""Choose one implementation of an op: explicit argument > use_backend() > VARSR_BACKEND > first supported.
+
+Some implementations only run when asked for by name: those that no measurement has shown to be the faster choice.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch
 
 from varsr_engine.errors import KernelUnavailableError
 
-Backend = Literal["cuda", "triton", "cpu", "torch"]
+Backend = Literal["cuda", "triton", "cudnn", "flash", "cpu", "torch"]
 ORDER: tuple[Backend, ...] = get_args(Backend)
 # Triton's interpreter is for tests that ask for it: it takes milliseconds where a kernel takes microseconds.
 AUTOMATIC = tuple(b for b in ORDER if b != "triton" or os.environ.get("TRITON_INTERPRET") != "1")
@@ -79,6 +82,7 @@ class Op:
         self._impls: dict[Backend, Callable[..., Any]] = {}
         self._why_not: dict[Backend, Callable[..., str | None]] = {}
         self._differentiable: set[Backend] = {"torch"}
+        self._opt_in: set[Backend] = set()
         OPS[name] = self
 
     @property
@@ -92,11 +96,20 @@ class Op:
         why_not: Callable[..., str | None] = _always,
         *,
         differentiable: bool = False,
+        automatic: bool = True,
     ) -> None:
+        """automatic=False: runs only when asked for by name."""
         self._impls[backend] = implementation
         self._why_not[backend] = why_not
+        if not automatic:
+            self._opt_in.add(backend)
         if differentiable:
             self._differentiable.add(backend)
+
+    @property
+    def automatic(self) -> tuple[Backend, ...]:
+        """The implementations to try, in order, where none is asked for by name."""
+        return tuple(b for b in AUTOMATIC if b in self._impls and b not in self._opt_in)
 
     def reason_unsupported(self, backend: Backend, *args: Any, **kwargs: Any) -> str | None:
         """Why `backend` cannot run this call, or None if it can."""
@@ -116,7 +129,7 @@ class Op:
             if reason is not None:
                 raise KernelUnavailableError(f"{self.name}: backend {forced!r} cannot run this call: {reason}")
             return self._impls[forced](*args, **kwargs)
-        for candidate in AUTOMATIC:
-            if candidate in self._impls and self.reason_unsupported(candidate, *args, **kwargs) is None:
+        for candidate in self.automatic:
+            if self.reason_unsupported(candidate, *args, **kwargs) is None:
                 return self._impls[candidate](*args, **kwargs)
         raise KernelUnavailableError(f"{self.name}: no backend supports this call")

@@ -14,6 +14,7 @@ from varsr_engine.kernels.guided_sample.reference import Sampling
 from varsr_engine.kernels.panels import is_packed
 from varsr_engine.kernels.philox.triton_kernel import philox_gumbel4
 from varsr_engine.kernels.triton_product import operands, product, product_tile, programs, tile_of_program
+from varsr_engine.kernels.triton_split import arrives_last, counters
 
 WIDEST = 8192  # logits of a row, which a program draws from in its registers
 
@@ -39,6 +40,23 @@ def guidance_fwd_kernel(
 
 
 @triton.jit
+def first_best(best_ptr, index_ptr, tokens_ptr, offs_m, mask_m, TILES, BLOCK_T: tl.constexpr):
+    """The first of a row's best columns: tiles follow one another, so it lies in the first of the best tiles."""
+    best = tl.full((offs_m.shape[0],), float("-inf"), tl.float32)
+    token = tl.zeros((offs_m.shape[0],), tl.int32)
+    for start in range(0, TILES, BLOCK_T):
+        offs_t = start + tl.arange(0, BLOCK_T)
+        place = offs_m[:, None] * TILES + offs_t[None, :]
+        mask = mask_m[:, None] & (offs_t < TILES)[None, :]
+        theirs = tl.load(best_ptr + place, mask=mask, other=float("-inf"), cache_modifier=".cg")
+        top, tile = tl.max(theirs, axis=1, return_indices=True, return_indices_tie_break_left=True)
+        index = tl.load(index_ptr + offs_m * TILES + start + tile, mask=mask_m, other=0, cache_modifier=".cg")
+        token = tl.where(top > best, index, token)
+        best = tl.maximum(best, top)
+    tl.store(tokens_ptr + offs_m, token.to(tl.int64), mask=mask_m)
+
+
+@triton.jit
 def head_fwd_kernel(
     x,  # (M, K)
     w,  # (N, K)
@@ -46,6 +64,8 @@ def head_fwd_kernel(
     logits_ptr,  # (M, N) float32
     best_ptr,  # (M, column tiles) float32: the largest logit of a tile
     index_ptr,  # (M, column tiles) int32: the first column that has it
+    tokens_ptr,  # (M,) int64 if GREEDY: written by the last tile of its rows
+    counter_ptr,  # a counter a tile of rows if GREEDY
     M,
     N,
     K,
@@ -55,6 +75,7 @@ def head_fwd_kernel(
     SWAP: tl.constexpr,
     TMA: tl.constexpr,
     GREEDY: tl.constexpr,
+    BLOCK_T: tl.constexpr,
 ):
     row, col = tile_of_program(M, N, BLOCK_M, BLOCK_N)
     acc = product(x, w, M, N, K, row, col, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, TMA)
@@ -70,25 +91,9 @@ def head_fwd_kernel(
         candidate = offs_m * tl.cdiv(N, BLOCK_N) + col // BLOCK_N
         tl.store(best_ptr + candidate, best, mask=mask_m)
         tl.store(index_ptr + candidate, index + col, mask=mask_m)
-
-
-@triton.jit
-def argmax_fwd_kernel(
-    best_ptr,  # (M, TILES)
-    index_ptr,
-    tokens_ptr,  # (M,) int64
-    M,
-    TILES,
-    BLOCK_M: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-):
-    """The first of a row's best columns: tiles follow one another, so it lies in the first of the best tiles."""
-    offs_m, offs_t = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_T)
-    mask_m = offs_m < M
-    mask = mask_m[:, None] & (offs_t < TILES)[None, :]
-    best = tl.load(best_ptr + offs_m[:, None] * TILES + offs_t[None, :], mask=mask, other=float("-inf"))
-    index = tl.load(index_ptr + offs_m * TILES + tl.argmax(best, axis=1), mask=mask_m, other=0)
-    tl.store(tokens_ptr + offs_m, index.to(tl.int64), mask=mask_m)
+        tiles = tl.cdiv(N, BLOCK_N)
+        if arrives_last(counter_ptr + row // BLOCK_M, tiles):
+            first_best(best_ptr, index_ptr, tokens_ptr, offs_m, mask_m, tiles, BLOCK_T)
 
 
 @triton.jit
@@ -260,21 +265,20 @@ def guided_sample_triton(
     hidden, weight = guide(cond, uncond, ratio, weight.dtype).view(M, C), weight.contiguous()
     tile = product_tile(M, V, C, device, weight.element_size())
     tiles = triton.cdiv(V, tile.n)
-    best = torch.empty(M, tiles, device=device, dtype=torch.float32)
-    index = torch.empty(M, tiles, device=device, dtype=torch.int32)
+    greedy = sampling is None
+    best = torch.empty(M, tiles, device=device, dtype=torch.float32) if greedy else None
+    index = torch.empty(M, tiles, device=device, dtype=torch.int32) if greedy else None
     head_fwd_kernel[programs(M, V, tile)](
         bias_ptr=bias.contiguous(),
         logits_ptr=logits,
         best_ptr=best,
         index_ptr=index,
-        GREEDY=sampling is None,
+        tokens_ptr=tokens if greedy else None,
+        counter_ptr=counters(triton.cdiv(M, tile.m), device) if greedy else None,
+        GREEDY=greedy,
+        BLOCK_T=min(triton.next_power_of_2(tiles), 32),
         **operands(hidden, weight, tile),
     )
     if sampling is not None:
         draw(logits, tokens, sampling)
-        return tokens, logits
-    BLOCK_M = 16
-    argmax_fwd_kernel[(triton.cdiv(M, BLOCK_M),)](
-        best, index, tokens, M, tiles, BLOCK_M=BLOCK_M, BLOCK_T=triton.next_power_of_2(tiles)
-    )
     return tokens, logits

@@ -74,14 +74,37 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
+        if name == "conv2d":
+            result = self._as_cudnn(result, *args)
         devices = {t.device.type for t in _tensors((args, kwargs or {}, result)) if t.ndim > 0 or t.is_meta}
         if "meta" not in devices:
             return result
-        if name in SYNCHRONISING or (name in ("_to_copy", "copy_") and len(devices) > 1):
+        if name in SYNCHRONISING or (name in ("to", "_to_copy", "copy_") and len(devices) > 1):
             raise HostSynchronisation(f"{name} in the middle of the image: on {sorted(devices)}")
-        if not func.is_view and name not in SILENT:
+        if name not in SILENT and (not func.is_view or _copied((args, kwargs), result)):
             self.launches.torch[name] += 1
         return result
+
+    def _as_cudnn(
+        self, result: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *_: Any
+    ) -> torch.Tensor:
+        """The result in cuDNN's layout. torch adds a bias, and lays out what is not channels-last, by other kernels."""
+        if bias is not None:
+            self.launches.torch["conv2d, its bias"] += 1
+        if not (_channels_last(x) or _channels_last(weight)):
+            return result
+        self.launches.torch["conv2d, another layout"] += (not _channels_last(x)) + (not _channels_last(weight))
+        return torch.empty_like(result, memory_format=torch.channels_last)
+
+
+def _channels_last(t: torch.Tensor) -> bool:
+    return t.is_contiguous(memory_format=torch.channels_last)
+
+
+def _copied(given: Any, result: Any) -> bool:
+    """Whether an operator that may return a view (`to`, `contiguous`, `reshape`) has made a copy."""
+    storages = {t.untyped_storage()._cdata for t in _tensors(given)}
+    return any(t.untyped_storage()._cdata not in storages for t in _tensors(result))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

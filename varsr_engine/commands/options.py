@@ -29,7 +29,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 FLAGS: dict[str, tuple[str, str]] = {"--fp32": ("--dtype", "fp32"), "--half": ("--dtype", "fp16")}
 
 # Those of varsr_engine.dispatch, whose import takes torch.
-BACKENDS = ("auto", "cuda", "triton", "cpu", "torch")
+BACKENDS = ("auto", "cuda", "triton", "cudnn", "flash", "cpu", "torch")
 
 _SHORT = {"--scale": "-s"}
 _LONG_ALIASES = {alias: name for name, aliases in ALIASES.items() for alias in aliases if alias.startswith("--")}
