@@ -7,10 +7,12 @@ from unittest import mock
 
 import torch
 
+from tests.live_bytes import LiveBytes
 from varsr_engine.checkpoint import SAFETENSORS_DTYPES, Checkpoint, TensorCheckpoint
 from varsr_engine.config import ModelConfig
 from varsr_engine.engine import weights
 from varsr_engine.engine.generation import Pipeline
+from varsr_engine.engine.quantization import Fp8Switches
 from varsr_engine.engine.request import BatchRequest
 from varsr_engine.model.varsr import VARSR
 
@@ -27,10 +29,10 @@ class FakeCheckpoint(TensorCheckpoint):
         Checkpoint.__init__(self, Path("fake"), config, header)
 
 
-def fake_pipeline(config: ModelConfig, dtype: torch.dtype = torch.float16) -> Pipeline:
+def fake_pipeline(config: ModelConfig, dtype: torch.dtype = torch.float16, fp8: Fp8Switches | None = None) -> Pipeline:
     """The engine's pipeline on weights without values. Call within `fake_gpu`."""
     with mock.patch.object(weights, "static_bound", lambda bound: bound):  # decided from values, once at load
-        pipeline = Pipeline(FakeCheckpoint(config, dtype), DEVICE, dtype)
+        pipeline = Pipeline(FakeCheckpoint(config, dtype), DEVICE, dtype, fp8=fp8)
         for part in (pipeline._condition, pipeline._refiner, pipeline._decoder):
             part.run(lambda loaded: None)
     return pipeline
@@ -59,3 +61,19 @@ def run_image(pipeline: Pipeline, lr: torch.Tensor, request: BatchRequest) -> to
     with torch.inference_mode():
         latent, _ = pipeline._latent(lr, request, request.seeds, None, True)
         return pipeline._decoded(latent)
+
+
+def stage_peaks(pipeline: Pipeline, lr: torch.Tensor, request: BatchRequest) -> dict[str, int]:
+    """Most bytes that live tensors hold in each stage, inputs and weights excepted."""
+    peaks: dict[str, int] = {}
+    with torch.inference_mode(), LiveBytes(DEVICE.type) as live:
+
+        def ended(stage: str) -> None:
+            name = "scales" if stage.startswith("scale.") else stage
+            peaks[name] = max(peaks.get(name, 0), live.peak)
+            live.peak = live.now
+
+        latent, _ = pipeline._latent(lr, request, request.seeds, None, True, clock=ended)
+        pipeline._decoded(latent)
+        ended("decoder")
+    return peaks

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.conftest import files_in, the_json
-from varsr_engine.commands import selftest
+from varsr_engine.commands import memory, selftest
 from varsr_engine.commands.info import memory_needs, part_sizes
 from varsr_engine.commands.selftest_cases import missing_cases
 from varsr_engine.config import ModelConfig
 from varsr_engine.dispatch import OPS
+from varsr_engine.engine.memory import RESERVE
 from varsr_engine.model.shapes import state_shapes
 
 CPU = torch.device("cpu")
@@ -77,12 +78,29 @@ def test_info_as_json(run, model) -> None:
 
 def test_memory_of_the_published_model() -> None:
     config = ModelConfig.varsr_d24()
-    sizes = part_sizes(SimpleNamespace(shapes=state_shapes(config)))
-    assert 340e6 < sizes["adaLN, folded away"] < 350e6
-    needs = memory_needs(config, sizes, 2)
+    checkpoint: Any = SimpleNamespace(config=config, shapes=state_shapes(config))
+    assert 340e6 < part_sizes(checkpoint)["adaLN, folded away"] < 350e6
+    needs = memory_needs(checkpoint, torch.float16)
     tokens = 1024 + 1 + sum(p * p for p in config.patch_nums[1:])
     assert needs["kv_cache_per_image"] == 24 * 2 * 2 * tokens * 1536 * 2
-    assert 1.4e9 < needs["weights"] < 1.7e9
+    assert needs["weights"] <= 1.6 * 1024**3
+
+
+def test_info_memory(run, model, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = the_json(run("info", model, "--memory", "--json"))
+    assert report["dtype"] == "fp16" and [p["batch"] for p in report["plans"]] == [1, 2, 4, 8]
+    for plan in report["plans"]:
+        assert plan["peak"] == plan["weights"] + max(plan["stages"].values())
+        assert plan["kv_cache"] < plan["stages"]["scales"]
+    whole = the_json(run("info", model, "--memory", "--json", "--dtype", "fp32"))
+    assert whole["plans"][0]["kv_cache"] == 2 * report["plans"][0]["kv_cache"]
+    table = run("info", model, "--memory")
+    assert table.exit_code == 0 and "no GPU is here" in table.output
+    assert "dtype must be one of" in run("info", model, "--memory", "--dtype", "fp8").output
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: report["plans"][2]["peak"] + RESERVE)
+    assert the_json(run("info", model, "--memory", "--json"))["gpus"][0]["largest_batch"] == 4
 
 
 # --- selftest --------------------------------------------------------------------------------------------

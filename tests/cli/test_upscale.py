@@ -421,3 +421,29 @@ def test_bars_in_a_terminal(run, model, picture, monkeypatch) -> None:
     result = run("upscale", "in", "-o", "out", "-n", model, "-b", 2)
     assert result.exit_code == 1
     assert "in/[b].png -> out/[b].png" in result.stderr and "3 written, 1 failed" in result.stderr
+
+
+# --- on a GPU ------------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_is_prepared_before_the_first_image(run, model, picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def warmup(self: Engine, batch_sizes: list[int], on_progress: Any) -> None:
+        on_progress(0, 1)
+        order.append(f"warmup {batch_sizes}")
+
+    upscale_many = Engine.upscale_many
+
+    def upscaling(self: Engine, *args: Any, **kwargs: Any) -> Any:
+        order.append("upscale")
+        return upscale_many(self, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "warmup", warmup)
+    monkeypatch.setattr(Engine, "upscale_many", upscaling)
+    source = picture("in/a.png")
+    assert run("upscale", source, "-o", "out/a.png", "-n", model).exit_code == 0
+    assert order == ["upscale"]  # a CPU has nothing to prepare
+    monkeypatch.setattr(Engine, "captures_graphs", True)
+    assert run("upscale", source, "-o", "out/b.png", "-n", model, "-b", "2").exit_code == 0
+    assert order[1:] == ["warmup [2]", "upscale"]

@@ -16,8 +16,8 @@ import varsr_engine.kernels
 from varsr_engine.checkpoint import Checkpoint, open_checkpoint
 from varsr_engine.commands.selftest_cases import CASES, arguments
 from varsr_engine.commands.terminal import human_bytes, print_json, stdout_console
-from varsr_engine.config import ModelConfig
 from varsr_engine.dispatch import OPS, ORDER
+from varsr_engine.engine.memory import memory_plan
 from varsr_engine.kernels.cpu_library import instructions
 from varsr_engine.kernels.linear import who_multiplies
 from varsr_engine.packaged import default_model
@@ -33,7 +33,6 @@ PARTS = {
     "decoder": r"^vae\.(decoder|post_quant_conv)\.",
     "quantizer": r"^vae\.quantize\.",
 }
-NOT_LOADED = ("adaLN, folded away", "encoder, for training only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +82,11 @@ def choices(device: str) -> list[Choice]:
                 continue
             args = arguments(name, torch.device(device), dtype)
             reasons = {backend: op.reason_unsupported(backend, *args) for backend in ORDER}
-            runs = next((backend for backend, reason in reasons.items() if reason is None), None)
+            runs = next((backend for backend in op.automatic if reasons[backend] is None), None)
             why_not: dict[str, str] = {backend: reason for backend, reason in reasons.items() if reason is not None}
+            for backend in op.backends:  # one that could run, but that only a name chooses
+                if backend not in (*op.automatic, *why_not):
+                    why_not[backend] = "only when asked for by name"
             result.append(Choice(name, device, runs, why_not))
     return result
 
@@ -98,13 +100,10 @@ def part_sizes(checkpoint: Checkpoint) -> dict[str, int]:
     return {part: size for part, size in sizes.items() if size}
 
 
-def memory_needs(config: ModelConfig, sizes: dict[str, int], element: int) -> dict[str, int]:
+def memory_needs(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, int]:
     """Bytes of the weights as the engine holds them, and of the KV cache of one image (both guidance branches)."""
-    loaded = sum(size for part, size in sizes.items() if part not in NOT_LOADED)
-    tables = config.class_rows * (6 * config.depth + 2) * config.embed_dim + config.vocab_size * config.embed_dim
-    tokens = sum(config.step_lengths)
-    cache = config.depth * 2 * 2 * tokens * config.embed_dim * element
-    return {"weights": loaded * element + tables * 4, "kv_cache_per_image": cache}
+    plan = memory_plan(checkpoint.config, checkpoint.shapes, 1, dtype)
+    return {"weights": plan.weights, "kv_cache_per_image": plan.kv_cache}
 
 
 def describe_model(model: str) -> dict[str, Any]:
@@ -117,8 +116,8 @@ def describe_model(model: str) -> dict[str, Any]:
         "config": checkpoint.config.to_dict(),
         "parameters": {**sizes, "total": checkpoint.num_parameters},
         "memory_bytes": {
-            "fp32": memory_needs(checkpoint.config, sizes, 4),
-            "fp16": memory_needs(checkpoint.config, sizes, 2),
+            "fp32": memory_needs(checkpoint, torch.float32),
+            "fp16": memory_needs(checkpoint, torch.float16),
         },
     }
 

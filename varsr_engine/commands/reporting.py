@@ -52,6 +52,11 @@ class Reporter:
         if self._bars is not None:
             self._bars.update(self._current, completed=done, total=total)
 
+    def warming_up(self, done: int, total: int) -> None:
+        """Called while a GPU's kernels are compiled and its graphs captured: seconds, the first time minutes."""
+        if self._bars is not None:
+            self._bars.update(self._current, completed=done, total=total, description="preparing the GPU")
+
     def begin(self, stages: int, batch: int) -> None:
         """The model is there: an image, or batch of images, takes this many stages."""
         self._stages, self._batch = stages, batch

@@ -116,7 +116,10 @@ def run_upscale(run: UpscaleRun) -> None:
     tally = Tally(len(plan.skipped))
     if plan.jobs:
         with Reporter([job.source.name for job in plan.jobs], quiet=run.quiet) as reporter:
-            process(run, plan, load_engine(model, run.config, reporter), tally, reporter)
+            engine = load_engine(model, run.config, reporter)
+            if engine.captures_graphs:
+                engine.warmup([run.config.images_per_pass], on_progress=reporter.warming_up)
+            process(run, plan, engine, tally, reporter)
     finish(run, tally)
 
 
