@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-full test-gpu bench lint format wheel clean
+.PHONY: help venv demo test test-full test-gpu bench lint format wheel wheel-cuda clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -14,7 +14,7 @@ help:  ## show this list
 venv: $(STAMP)  ## create .venv with the pinned dependencies and this package, editable
 
 # A Python without ensurepip makes an environment without pip; the pip of $(PYTHON) then installs one there.
-$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/cpu/*)
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.py csrc/cpu/* csrc/cuda/* csrc/cuda/device/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. Try make PYTHON=python3.12")'
 	@echo "==> creating $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
@@ -45,8 +45,8 @@ bench: $(STAMP)  ## time the engine against the published way of running the net
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf build
-	@VARSR_BUILD_CPU=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/typecheck .
+	@rm -rf build/typecheck build/lib* build/bdist*
+	@VARSR_BUILD_CPU=0 VARSR_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/typecheck .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache varsr_engine
 
 format: $(STAMP)  ## sort imports, apply the safe fixes and format
@@ -54,11 +54,18 @@ format: $(STAMP)  ## sort imports, apply the safe fixes and format
 	$(BIN)/ruff format .
 
 wheel: $(STAMP)  ## build the wheel and the sdist into dist/
-	@rm -rf build dist
+	@rm -rf build/lib* build/bdist* dist
 	@echo "==> building"
-	@$(BIN)/python -m build --no-isolation --outdir dist . >build.log 2>&1 || { cat build.log; exit 1; }
+	@VARSR_BUILD_CUDA=0 $(BIN)/python -m build --no-isolation --outdir dist . >build.log 2>&1 || { cat build.log; exit 1; }
 	@rm -f build.log
 	@ls -l dist
+
+wheel-cuda: $(STAMP)  ## build a wheel with the CUDA kernels into dist/cuda/; needs nvcc, no GPU
+	@rm -rf build/lib* build/bdist* dist/cuda
+	@echo "==> building"
+	@VARSR_BUILD_CUDA=1 $(BIN)/python -m build --no-isolation --wheel --outdir dist/cuda . >build.log 2>&1 || { cat build.log; exit 1; }
+	@rm -f build.log
+	@ls -l dist/cuda
 
 clean:  ## remove what the other targets made, .venv included
 	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

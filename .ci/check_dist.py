@@ -1,6 +1,6 @@
 """Checks what was built: the files of the wheel and the sdist, the metadata, and that an installed wheel imports.
 
-Usage: python .ci/check_dist.py dist
+Usage: python .ci/check_dist.py dist, or dist/cuda, where there is no sdist
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import zipfile
@@ -25,6 +26,8 @@ DATA = {
     "varsr_engine/training/configs/mini-transformer.toml",
 }
 CPU_KERNELS = {f"varsr_engine/_cpu_{name}.so" for name in ("avx2", "avx512")}
+SOURCES = (".cpp", ".h", ".cu", ".cuh", ".py")
+CUDA_KERNELS = f"varsr_engine/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
 SDIST = {"setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "csrc/README.md"}
 
 # Runs outside the checkout, with the wheel alone first on the path.
@@ -62,6 +65,11 @@ def compare(what: str, missing: set[str], unexpected: set[str]) -> None:
         sys.exit("\n".join([f"{what}:", *lines]))
 
 
+def has_cuda(wheel: Path) -> bool:
+    """Whether CUDA kernels should be in it: they are of one Python, which the name then says."""
+    return "-py3-" not in wheel.name
+
+
 def check_wheel(path: Path) -> None:
     with zipfile.ZipFile(path) as wheel:
         names = {name for name in wheel.namelist() if not name.endswith("/")}
@@ -72,6 +80,8 @@ def check_wheel(path: Path) -> None:
     expected = {*modules_in_checkout(), *assets_in_checkout(), *DATA}
     if "-none-any" not in path.name:  # a platform's wheel: built where there is a C++ compiler
         expected |= CPU_KERNELS
+    if has_cuda(path):
+        expected.add(CUDA_KERNELS)
     compare(path.name, expected - files, files - expected)
     compare(path.name, {f"{info}/licenses/LICENSE"} - names, set())
 
@@ -89,7 +99,7 @@ def check_wheel(path: Path) -> None:
 def check_sdist(path: Path) -> None:
     with tarfile.open(path) as archive:
         names = {member.name.split("/", 1)[1] for member in archive if member.isfile()}
-    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".h")}
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.suffix in SOURCES}
     expected = {*SDIST, *DATA, *sources, *assets_in_checkout(), *modules_in_checkout().values()}
     unexpected = {name for name in names if name.split("/")[0] in ("tests", "benchmarks", "examples", "docs")}
     compare(path.name, expected - names, unexpected)
@@ -103,20 +113,22 @@ def check_imports(wheel: Path) -> None:
         for name in modules_in_checkout()
         if name.endswith("/__init__.py")
     ]
+    if has_cuda(wheel):
+        packages.append("varsr_engine._C")
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
         subprocess.run([*pip, "--target", folder, str(wheel)], check=True)
         command = [sys.executable, "-c", IMPORTS, folder, *sorted(packages)]
         subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": folder}, check=True)
-    print(f"{wheel.name}: {len(packages)} packages import from an installed copy")
+    print(f"{wheel.name}: {len(packages)} modules import from an installed copy")
 
 
 def main() -> None:
     dist = Path(sys.argv[1])
     [wheel] = dist.glob("*.whl")
-    [sdist] = dist.glob("*.tar.gz")
     check_wheel(wheel)
-    check_sdist(sdist)
+    for sdist in dist.glob("*.tar.gz"):
+        check_sdist(sdist)
     check_imports(wheel)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels import cuda_backend
 from varsr_engine.kernels.groupnorm_silu import cpu_kernel
 from varsr_engine.kernels.groupnorm_silu.reference import groupnorm_silu_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
@@ -14,6 +15,11 @@ _op = Op("groupnorm_silu")
 _op.register("torch", groupnorm_silu_reference)
 _op.register("cpu", cpu_kernel.groupnorm_silu_cpu, cpu_kernel.why_not)
 _op.register("triton", *lazily("varsr_engine.kernels.groupnorm_silu.triton_kernel", "groupnorm_silu_triton"))
+_op.register(
+    "cuda",
+    *cuda_backend.lazily("varsr_engine.kernels.groupnorm_silu.cuda_kernel", "groupnorm_silu_cuda"),
+    automatic=cuda_backend.MEASURED,
+)
 
 
 def groupnorm_silu(

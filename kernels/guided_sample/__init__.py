@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels import cuda_backend
 from varsr_engine.kernels.guided_sample import cpu_kernel
 from varsr_engine.kernels.guided_sample.reference import Sampling as Sampling
 from varsr_engine.kernels.guided_sample.reference import guided_sample_reference
@@ -16,6 +17,11 @@ _op = Op("guided_sample")
 _op.register("torch", guided_sample_reference)
 _op.register("cpu", cpu_kernel.guided_sample_cpu, cpu_kernel.why_not)
 _op.register("triton", *lazily("varsr_engine.kernels.guided_sample.triton_kernel", "guided_sample_triton"))
+_op.register(
+    "cuda",
+    *cuda_backend.lazily("varsr_engine.kernels.guided_sample.cuda_kernel", "guided_sample_cuda"),
+    automatic=cuda_backend.MEASURED,
+)
 
 
 def guided_sample(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from varsr_engine.kernels.guided_sample.reference import guide
+from varsr_engine.kernels.philox.reference import philox_normal_reference
 from varsr_engine.kernels.spec import Cost
 
 
@@ -22,6 +23,16 @@ class DenoiseStep(NamedTuple):
     log_beta: float  # largest variance, at v = 1
     log_beta_tilde: float  # smallest variance, at v = -1
     last: bool  # t = 0: no noise
+
+
+class Noise(NamedTuple):
+    """A step's noise (B, N, Z) as `philox_normal` draws it, for kernels that draw it themselves."""
+
+    seeds: torch.Tensor  # (B,) int64
+    positions: torch.Tensor  # (B, N), or (N,) for all images, int64
+    step: int
+    stream: int
+    std: torch.Tensor | None  # (B,) float32
 
 
 def denoise(
@@ -46,10 +57,13 @@ def refiner_update_reference(
     x: torch.Tensor,
     ratio: torch.Tensor,
     step: DenoiseStep,
-    noise: torch.Tensor | None,
+    noise: torch.Tensor | Noise | None,
     eps: float = 1e-6,
 ) -> torch.Tensor:
     Z = x.shape[-1]
+    if isinstance(noise, Noise):
+        steps = range(noise.step, noise.step + 1)
+        noise = philox_normal_reference(noise.seeds, noise.positions, Z, steps, noise.stream, noise.std)[0]
     shift, scale = shift.to(hidden.dtype), scale.to(hidden.dtype)
     normalised = F.layer_norm(hidden, hidden.shape[-1:], eps=eps)
     cond, uncond = (normalised * (1 + scale) + shift).to(weight.dtype)

@@ -6,7 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from varsr_engine.kernels.refiner_update.reference import DenoiseStep
+from varsr_engine.kernels.philox.triton_kernel import philox_normal_triton
+from varsr_engine.kernels.refiner_update.reference import DenoiseStep, Noise
 
 TOKENS = 8  # a program: with both branches the 16 rows that a tensor core takes, and 128 programs for 1024 tokens
 WIDEST = 128  # latent channels: the weights of as many are a step's tile
@@ -120,7 +121,7 @@ def why_not(
     x: torch.Tensor,
     ratio: torch.Tensor,
     step: DenoiseStep,
-    noise: torch.Tensor | None,
+    noise: torch.Tensor | Noise | None,
     eps: float = 1e-6,
 ) -> str | None:
     return f"Z is {x.shape[-1]}, more than {WIDEST}" if x.shape[-1] > WIDEST else None
@@ -141,7 +142,7 @@ def refiner_update_triton(
     x: torch.Tensor,
     ratio: torch.Tensor,
     step: DenoiseStep,
-    noise: torch.Tensor | None,
+    noise: torch.Tensor | Noise | None,
     eps: float = 1e-6,
 ) -> torch.Tensor:
     (B, N, Z), W = x.shape, hidden.shape[-1]
@@ -149,6 +150,9 @@ def refiner_update_triton(
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
+    if isinstance(noise, Noise):
+        steps = range(noise.step, noise.step + 1)
+        noise = philox_normal_triton(noise.seeds, noise.positions, Z, steps, noise.stream, noise.std)[0]
     refiner_update_fwd_kernel[(triton.cdiv(B * N, TOKENS),)](
         hidden.contiguous(),
         scale,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels import cuda_backend
 from varsr_engine.kernels.scale_handoff.reference import Handoff as Handoff
 from varsr_engine.kernels.scale_handoff.reference import scale_handoff_reference
 from varsr_engine.kernels.spec import check_ndim, check_shape
@@ -13,6 +14,11 @@ from varsr_engine.kernels.triton_backend import lazily
 _op = Op("scale_handoff")
 _op.register("torch", scale_handoff_reference)
 _op.register("triton", *lazily("varsr_engine.kernels.scale_handoff.triton_kernel", "scale_handoff_triton"))
+_op.register(
+    "cuda",
+    *cuda_backend.lazily("varsr_engine.kernels.scale_handoff.cuda_kernel", "scale_handoff_cuda"),
+    automatic=cuda_backend.MEASURED,
+)
 
 
 def scale_handoff(

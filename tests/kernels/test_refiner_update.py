@@ -22,8 +22,8 @@ from tests.kernels.harness import (
     raises,
     run_case,
 )
-from varsr_engine.kernels import refiner_update
-from varsr_engine.kernels.refiner_update import DenoiseStep
+from varsr_engine.kernels import philox_normal, refiner_update
+from varsr_engine.kernels.refiner_update import DenoiseStep, Noise
 from varsr_engine.model.refiner import Schedule
 
 backends = each_backend("refiner_update")
@@ -259,3 +259,25 @@ def test_bad_shape(name: str, shape: tuple[int, ...] | None, message: str) -> No
     tensors = {k: s and torch.zeros(s) for k, s in (SHAPES | {name: shape}).items()}
     with raises(ValueError, f"refiner_update: {message}"):
         refiner_update(**tensors, step=STEPS[444])
+
+
+# --- noise that a kernel draws ---------------------------------------------------------------------------------------
+
+
+@backends
+def test_noise_to_draw_is_that_of_philox_normal(backend: str) -> None:
+    *args, _ = inputs(2, 4, 32, 8, 444, torch.float32)
+    seeds, positions = torch.tensor([3, 2**33], device=DEVICE), torch.arange(65536, 65540, device=DEVICE)
+    std = torch.tensor([0.5, 2.0], device=DEVICE)
+    noise = run_case(philox_normal, (seeds, positions, 8), {"step": 2, "stream": 1, "std": std}, backend)
+    given = run_case(refiner_update, (*args, noise), None, backend)
+    assert torch.equal(run_case(refiner_update, (*args, Noise(seeds, positions, 2, 1, std)), None, backend), given)
+
+
+def test_bad_shape_of_noise_to_draw() -> None:
+    *args, _ = inputs(2, 4, 32, 8, 444, torch.float32)
+    seeds = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+    with raises(ValueError, "refiner_update: noise.positions must be (N,) or (B, N) = (4,), got (5,)"):
+        refiner_update(*args, Noise(seeds, torch.arange(5), 2, 1, None))
+    with raises(ValueError, "refiner_update: noise.seeds must be (B,) = (2,), got (1,)"):
+        refiner_update(*args, Noise(seeds[:1], torch.arange(4), 2, 1, None))

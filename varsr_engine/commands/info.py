@@ -18,6 +18,7 @@ from varsr_engine.commands.selftest_cases import CASES, arguments
 from varsr_engine.commands.terminal import human_bytes, print_json, stdout_console
 from varsr_engine.dispatch import OPS, ORDER
 from varsr_engine.engine.memory import memory_plan
+from varsr_engine.kernels import cuda_backend
 from varsr_engine.kernels.cpu_library import instructions
 from varsr_engine.kernels.linear import who_multiplies
 from varsr_engine.packaged import default_model
@@ -58,6 +59,7 @@ def versions() -> dict[str, str | None]:
         "torch": torch.__version__,
         "triton": version("triton"),
         "cuda": torch.version.cuda,
+        "cuda_kernels": cuda_backend.about_build(),
     }
 
 

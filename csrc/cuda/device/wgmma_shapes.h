@@ -1,0 +1,103 @@
+// Operand lists of wgmma.mma_async.m64nNkK for every N: N / 2 accumulators, in fours. Preprocessor only.
+// VARSR_WGMMA_SHAPES(X) calls X(N, text of the accumulators, the accumulators, numbers of the three operands behind them).
+#pragma once
+
+#define VARSR_TEXT_1 "%0, %1, %2, %3"
+#define VARSR_TEXT_2 VARSR_TEXT_1 ", %4, %5, %6, %7"
+#define VARSR_TEXT_3 VARSR_TEXT_2 ", %8, %9, %10, %11"
+#define VARSR_TEXT_4 VARSR_TEXT_3 ", %12, %13, %14, %15"
+#define VARSR_TEXT_5 VARSR_TEXT_4 ", %16, %17, %18, %19"
+#define VARSR_TEXT_6 VARSR_TEXT_5 ", %20, %21, %22, %23"
+#define VARSR_TEXT_7 VARSR_TEXT_6 ", %24, %25, %26, %27"
+#define VARSR_TEXT_8 VARSR_TEXT_7 ", %28, %29, %30, %31"
+#define VARSR_TEXT_9 VARSR_TEXT_8 ", %32, %33, %34, %35"
+#define VARSR_TEXT_10 VARSR_TEXT_9 ", %36, %37, %38, %39"
+#define VARSR_TEXT_11 VARSR_TEXT_10 ", %40, %41, %42, %43"
+#define VARSR_TEXT_12 VARSR_TEXT_11 ", %44, %45, %46, %47"
+#define VARSR_TEXT_13 VARSR_TEXT_12 ", %48, %49, %50, %51"
+#define VARSR_TEXT_14 VARSR_TEXT_13 ", %52, %53, %54, %55"
+#define VARSR_TEXT_15 VARSR_TEXT_14 ", %56, %57, %58, %59"
+#define VARSR_TEXT_16 VARSR_TEXT_15 ", %60, %61, %62, %63"
+#define VARSR_TEXT_17 VARSR_TEXT_16 ", %64, %65, %66, %67"
+#define VARSR_TEXT_18 VARSR_TEXT_17 ", %68, %69, %70, %71"
+#define VARSR_TEXT_19 VARSR_TEXT_18 ", %72, %73, %74, %75"
+#define VARSR_TEXT_20 VARSR_TEXT_19 ", %76, %77, %78, %79"
+#define VARSR_TEXT_21 VARSR_TEXT_20 ", %80, %81, %82, %83"
+#define VARSR_TEXT_22 VARSR_TEXT_21 ", %84, %85, %86, %87"
+#define VARSR_TEXT_23 VARSR_TEXT_22 ", %88, %89, %90, %91"
+#define VARSR_TEXT_24 VARSR_TEXT_23 ", %92, %93, %94, %95"
+#define VARSR_TEXT_25 VARSR_TEXT_24 ", %96, %97, %98, %99"
+#define VARSR_TEXT_26 VARSR_TEXT_25 ", %100, %101, %102, %103"
+#define VARSR_TEXT_27 VARSR_TEXT_26 ", %104, %105, %106, %107"
+#define VARSR_TEXT_28 VARSR_TEXT_27 ", %108, %109, %110, %111"
+#define VARSR_TEXT_29 VARSR_TEXT_28 ", %112, %113, %114, %115"
+#define VARSR_TEXT_30 VARSR_TEXT_29 ", %116, %117, %118, %119"
+#define VARSR_TEXT_31 VARSR_TEXT_30 ", %120, %121, %122, %123"
+#define VARSR_TEXT_32 VARSR_TEXT_31 ", %124, %125, %126, %127"
+#define VARSR_ACC_1 VARSR_FOUR(0)
+#define VARSR_ACC_2 VARSR_ACC_1, VARSR_FOUR(4)
+#define VARSR_ACC_3 VARSR_ACC_2, VARSR_FOUR(8)
+#define VARSR_ACC_4 VARSR_ACC_3, VARSR_FOUR(12)
+#define VARSR_ACC_5 VARSR_ACC_4, VARSR_FOUR(16)
+#define VARSR_ACC_6 VARSR_ACC_5, VARSR_FOUR(20)
+#define VARSR_ACC_7 VARSR_ACC_6, VARSR_FOUR(24)
+#define VARSR_ACC_8 VARSR_ACC_7, VARSR_FOUR(28)
+#define VARSR_ACC_9 VARSR_ACC_8, VARSR_FOUR(32)
+#define VARSR_ACC_10 VARSR_ACC_9, VARSR_FOUR(36)
+#define VARSR_ACC_11 VARSR_ACC_10, VARSR_FOUR(40)
+#define VARSR_ACC_12 VARSR_ACC_11, VARSR_FOUR(44)
+#define VARSR_ACC_13 VARSR_ACC_12, VARSR_FOUR(48)
+#define VARSR_ACC_14 VARSR_ACC_13, VARSR_FOUR(52)
+#define VARSR_ACC_15 VARSR_ACC_14, VARSR_FOUR(56)
+#define VARSR_ACC_16 VARSR_ACC_15, VARSR_FOUR(60)
+#define VARSR_ACC_17 VARSR_ACC_16, VARSR_FOUR(64)
+#define VARSR_ACC_18 VARSR_ACC_17, VARSR_FOUR(68)
+#define VARSR_ACC_19 VARSR_ACC_18, VARSR_FOUR(72)
+#define VARSR_ACC_20 VARSR_ACC_19, VARSR_FOUR(76)
+#define VARSR_ACC_21 VARSR_ACC_20, VARSR_FOUR(80)
+#define VARSR_ACC_22 VARSR_ACC_21, VARSR_FOUR(84)
+#define VARSR_ACC_23 VARSR_ACC_22, VARSR_FOUR(88)
+#define VARSR_ACC_24 VARSR_ACC_23, VARSR_FOUR(92)
+#define VARSR_ACC_25 VARSR_ACC_24, VARSR_FOUR(96)
+#define VARSR_ACC_26 VARSR_ACC_25, VARSR_FOUR(100)
+#define VARSR_ACC_27 VARSR_ACC_26, VARSR_FOUR(104)
+#define VARSR_ACC_28 VARSR_ACC_27, VARSR_FOUR(108)
+#define VARSR_ACC_29 VARSR_ACC_28, VARSR_FOUR(112)
+#define VARSR_ACC_30 VARSR_ACC_29, VARSR_FOUR(116)
+#define VARSR_ACC_31 VARSR_ACC_30, VARSR_FOUR(120)
+#define VARSR_ACC_32 VARSR_ACC_31, VARSR_FOUR(124)
+#define VARSR_FOUR(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+
+#define VARSR_WGMMA_SHAPES(X) \
+  X(8, VARSR_TEXT_1, (VARSR_ACC_1), "%4", "%5", "%6") \
+  X(16, VARSR_TEXT_2, (VARSR_ACC_2), "%8", "%9", "%10") \
+  X(24, VARSR_TEXT_3, (VARSR_ACC_3), "%12", "%13", "%14") \
+  X(32, VARSR_TEXT_4, (VARSR_ACC_4), "%16", "%17", "%18") \
+  X(40, VARSR_TEXT_5, (VARSR_ACC_5), "%20", "%21", "%22") \
+  X(48, VARSR_TEXT_6, (VARSR_ACC_6), "%24", "%25", "%26") \
+  X(56, VARSR_TEXT_7, (VARSR_ACC_7), "%28", "%29", "%30") \
+  X(64, VARSR_TEXT_8, (VARSR_ACC_8), "%32", "%33", "%34") \
+  X(72, VARSR_TEXT_9, (VARSR_ACC_9), "%36", "%37", "%38") \
+  X(80, VARSR_TEXT_10, (VARSR_ACC_10), "%40", "%41", "%42") \
+  X(88, VARSR_TEXT_11, (VARSR_ACC_11), "%44", "%45", "%46") \
+  X(96, VARSR_TEXT_12, (VARSR_ACC_12), "%48", "%49", "%50") \
+  X(104, VARSR_TEXT_13, (VARSR_ACC_13), "%52", "%53", "%54") \
+  X(112, VARSR_TEXT_14, (VARSR_ACC_14), "%56", "%57", "%58") \
+  X(120, VARSR_TEXT_15, (VARSR_ACC_15), "%60", "%61", "%62") \
+  X(128, VARSR_TEXT_16, (VARSR_ACC_16), "%64", "%65", "%66") \
+  X(136, VARSR_TEXT_17, (VARSR_ACC_17), "%68", "%69", "%70") \
+  X(144, VARSR_TEXT_18, (VARSR_ACC_18), "%72", "%73", "%74") \
+  X(152, VARSR_TEXT_19, (VARSR_ACC_19), "%76", "%77", "%78") \
+  X(160, VARSR_TEXT_20, (VARSR_ACC_20), "%80", "%81", "%82") \
+  X(168, VARSR_TEXT_21, (VARSR_ACC_21), "%84", "%85", "%86") \
+  X(176, VARSR_TEXT_22, (VARSR_ACC_22), "%88", "%89", "%90") \
+  X(184, VARSR_TEXT_23, (VARSR_ACC_23), "%92", "%93", "%94") \
+  X(192, VARSR_TEXT_24, (VARSR_ACC_24), "%96", "%97", "%98") \
+  X(200, VARSR_TEXT_25, (VARSR_ACC_25), "%100", "%101", "%102") \
+  X(208, VARSR_TEXT_26, (VARSR_ACC_26), "%104", "%105", "%106") \
+  X(216, VARSR_TEXT_27, (VARSR_ACC_27), "%108", "%109", "%110") \
+  X(224, VARSR_TEXT_28, (VARSR_ACC_28), "%112", "%113", "%114") \
+  X(232, VARSR_TEXT_29, (VARSR_ACC_29), "%116", "%117", "%118") \
+  X(240, VARSR_TEXT_30, (VARSR_ACC_30), "%120", "%121", "%122") \
+  X(248, VARSR_TEXT_31, (VARSR_ACC_31), "%124", "%125", "%126") \
+  X(256, VARSR_TEXT_32, (VARSR_ACC_32), "%128", "%129", "%130")

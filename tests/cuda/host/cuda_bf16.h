@@ -1,0 +1,16 @@
+// bfloat16 on a CPU: the upper half of a float32, rounded to nearest, ties to even.
+#pragma once
+
+#include "cuda_runtime.h"
+
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+
+inline float __bfloat162float(__nv_bfloat16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
+
+inline __nv_bfloat16 __float2bfloat16_rn(float x) {
+  const uint32_t bits = __float_as_uint(x);
+  if (std::isnan(x)) return {0x7fff};
+  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
