@@ -20,6 +20,7 @@ from varsr_engine.dispatch import tensors_in
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 OLDEST = (8, 0)  # the first with asynchronous copies and bfloat16
+OLDEST_FP8 = (8, 9)  # the first that converts to e4m3 and multiplies it
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when it decorates a kernel
 
 # What a launcher assumes where there is no device to ask: in the interpreter, and when kernels are compiled offline.
@@ -54,8 +55,11 @@ def capability(device: torch.device) -> tuple[int, int]:
     return _capability(device.index)
 
 
-def why_not_triton(*values: Any) -> str | None:
-    """Why no Triton kernel takes these tensors, or None: it asks for one CUDA device, of compute capability 8.0."""
+def why_not_triton(*values: Any, fp8: bool = False) -> str | None:
+    """Why no Triton kernel takes these tensors, or None: it asks for one CUDA device, of compute capability 8.0.
+
+    fp8: some may be e4m3, which asks for 8.9.
+    """
     first = next(tensors_in(values))  # on a CPU, where this runs at each call of an op, the rest is not looked at
     launched = first.is_cuda or first.is_meta  # meta tensors: a dry run, which records the launches
     if not (launched or (INTERPRETING and first.device.type == "cpu")):
@@ -65,19 +69,22 @@ def why_not_triton(*values: Any) -> str | None:
     tensors = list(tensors_in(values))
     if any(t.device != first.device for t in tensors):
         return f"the tensors are on several devices: {', '.join(sorted({str(t.device) for t in tensors}))}"
-    for t in tensors:
-        if t.is_floating_point() and t.dtype not in DTYPES:
-            return f"a tensor is {t.dtype}; kernels are for float16, bfloat16 and float32"
     major, minor = capability(first.device)
+    for t in tensors:
+        if fp8 and t.dtype == torch.float8_e4m3fn:
+            if (major, minor) < OLDEST_FP8:
+                return f"the device has compute capability {major}.{minor}, FP8 needs 8.9 (Ada, Hopper or newer)"
+        elif t.is_floating_point() and t.dtype not in DTYPES:
+            return f"a tensor is {t.dtype}; kernels are for float16, bfloat16 and float32"
     if (major, minor) < OLDEST:
         return f"the device has compute capability {major}.{minor}, kernels need 8.0"
     return None
 
 
-def lazily(module: str, launcher: str) -> tuple[Callable[..., Any], Callable[..., str | None]]:
+def lazily(module: str, launcher: str, *, fp8: bool = False) -> tuple[Callable[..., Any], Callable[..., str | None]]:
     """(implementation, why_not) of `module`, imported at the first call with tensors that a Triton kernel can take.
 
-    The implementation runs with its tensors' device as the current one.
+    The implementation runs with its tensors' device as the current one. fp8: it takes quantized operands too.
     """
 
     def implementation(*args: Any, **kwargs: Any) -> Any:
@@ -89,7 +96,7 @@ def lazily(module: str, launcher: str) -> tuple[Callable[..., Any], Callable[...
             return function(*args, **kwargs)
 
     def why_not(*args: Any, **kwargs: Any) -> str | None:
-        reason = why_not_triton(*args, *kwargs.values())
+        reason = why_not_triton(*args, *kwargs.values(), fp8=fp8)
         if reason is None:
             reason = importlib.import_module(module).why_not(*args, **kwargs)
         return reason

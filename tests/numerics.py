@@ -15,13 +15,19 @@ def relative_error(a: Tensor, b: Tensor) -> float:
 
 
 def assert_accurate(
-    actual: Tensor, eager: Tensor, exact: Tensor, *, rms_slack: float | None = None, what: str = "output"
+    actual: Tensor,
+    eager: Tensor,
+    exact: Tensor,
+    *,
+    rms_slack: float | None = None,
+    least_eps: float = 0.0,
+    what: str = "output",
 ) -> None:
     """Hold a kernel to float64 truth, allowing only what plain torch in the same dtype gets wrong too.
 
     actual: the kernel's result. eager: the op's reference in the same dtype. exact: the reference in float64 on the
     same, already rounded, inputs.
-    Bound 1: max|actual − exact| ≤ 2·max|eager − exact| + eps(dtype)·max|exact|.
+    Bound 1: max|actual − exact| ≤ 2·max|eager − exact| + eps·max|exact|, eps the dtype's or least_eps.
     Bound 2, with rms_slack (1.1) for a 16-bit kernel that rounds once, at its end: rms(actual − exact) ≤
     rms_slack·rms(round(exact) − exact). It finds a second rounding inside, which bound 1 lets through.
     """
@@ -31,11 +37,12 @@ def assert_accurate(
         assert tensor.shape == exact.shape, f"{what}: {name} is {tuple(tensor.shape)}, exact is {tuple(exact.shape)}"
     if exact.numel() == 0:
         return
-    bad = int((~torch.isfinite(actual)).sum())
+    bad = int((~torch.isfinite(actual.double())).sum())
     assert bad == 0, f"{what} ({actual.dtype}): {bad} of {actual.numel()} values are not finite"
 
     error = (actual.double() - exact).abs()
-    bound = 2 * (eager.double() - exact).abs().max() + torch.finfo(actual.dtype).eps * exact.abs().max()
+    eps = max(torch.finfo(actual.dtype).eps, least_eps)
+    bound = 2 * (eager.double() - exact).abs().max() + eps * exact.abs().max()
     at = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
     assert error.max() <= bound, (
         f"{what} ({actual.dtype}): error {error.max():.3e} > {bound:.3e} at {at}: "

@@ -52,6 +52,15 @@ BackendName = Annotated[
     str | None,
     option("--backend", metavar="NAME", help="auto, cuda, triton, cpu or torch. Default: auto.", panel=MACHINE),
 ]
+Quantization = Annotated[
+    str | None,
+    option(
+        "--quantization",
+        metavar="TYPE",
+        help="none, or fp8: faster on GPUs from compute capability 8.9 on, not exact. Default: none.",
+        panel=MACHINE,
+    ),
+]
 BatchSize = Annotated[
     int | None,
     option(
@@ -142,8 +151,9 @@ def upscale(
         str,
         option(
             "--tile",
-            metavar="auto|off",
-            help="auto: outputs larger than the model's tile in overlapping tiles; off: resized to one and back.",
+            metavar="auto|published|off",
+            help="auto: outputs larger than the model's tile in overlapping tiles; published: decoded at once; "
+            "off: resized to one and back.",
             panel=SIZE,
             show_default=True,
         ),
@@ -212,6 +222,7 @@ def upscale(
     device: Device = None,
     dtype: Dtype = None,
     backend: BackendName = None,
+    quantization: Quantization = None,
     batch_size: BatchSize = None,
     config: Annotated[
         Path | None, option("--config", metavar="FILE", help="TOML with fields of EngineConfig.", panel=MACHINE)
@@ -261,6 +272,7 @@ def upscale(
                 device=parse_device(device),
                 dtype=dtype,
                 backend=parse_backend(backend),
+                quantization=quantization,
                 batch_size=batch_size,
             ),
             num_samples=num_samples,
@@ -299,11 +311,21 @@ def info(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="The model to describe. Default: as for upscale.")
     ] = None,
+    memory: Annotated[
+        bool, option("--memory", help="Only the memory that batches take on a GPU, and the largest that fits.")
+    ] = False,
+    dtype: Annotated[
+        str | None, option("--dtype", metavar="TYPE", help="For --memory: fp32, fp16 or bf16. Default: fp16.")
+    ] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Show versions, devices, which kernels would run and why others would not, and what the model is and needs."""
     with exit_codes(verbose=verbose, as_json=as_json):
+        if memory:
+            from varsr_engine.commands.memory import run_memory
+
+            return run_memory(model, dtype, as_json)
         from varsr_engine.commands.info import run_info
 
         run_info(model, as_json)
@@ -326,6 +348,7 @@ def bench(
     device: Device = None,
     dtype: Dtype = None,
     backend: BackendName = None,
+    quantization: Quantization = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -335,7 +358,11 @@ def bench(
         from varsr_engine.engine.params import EngineConfig
 
         config = EngineConfig.resolve(
-            device=parse_device(device), dtype=dtype, backend=parse_backend(backend), batch_size=batch_size
+            device=parse_device(device),
+            dtype=dtype,
+            backend=parse_backend(backend),
+            quantization=quantization,
+            batch_size=batch_size,
         )
         run_bench(model, config, repeat, as_json)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from varsr_engine.kernels.quantized import QuantizedRows, Rows, quantize_rows
 from varsr_engine.kernels.spec import Cost
 
 
@@ -13,12 +14,14 @@ def adaln_reference(
     scale: torch.Tensor,
     shift: torch.Tensor,
     eps: float = 1e-6,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
+    out: Rows | None = None,
+) -> Rows:
     normalised = F.layer_norm(x, x.shape[-1:], eps=eps)
     scale, shift = scale[:, None], shift[:, None]
     if out is None:
         return normalised * (1 + scale) + shift
+    if isinstance(out, QuantizedRows):
+        return quantize_rows(torch.addcmul(shift, normalised, 1 + scale), out)
     if out.dtype == x.dtype:
         return torch.addcmul(shift, normalised, 1 + scale, out=out)
     return out.copy_(torch.addcmul(shift, normalised, 1 + scale))

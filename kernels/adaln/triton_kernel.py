@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
+
+from varsr_engine.dispatch import tensors_in
+from varsr_engine.kernels.quantized import QuantizedRows, Rows, values_of
+from varsr_engine.kernels.triton_product import quantize
 
 WIDEST = 8192  # a row must fit in a program's registers
 
@@ -21,6 +27,8 @@ def adaln_fwd_kernel(
     eps,
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    out_scale_ptr=None,  # (B * L,) float32 where out is e4m3
+    QUANTIZED: tl.constexpr = False,
 ):
     row = tl.program_id(0).to(tl.int64)
     b = row // L
@@ -33,32 +41,41 @@ def adaln_fwd_kernel(
     centred = tl.where(mask, x - mean, 0.0)  # masked lanes must not enter the variance
     rstd = tl.rsqrt(tl.sum(centred * centred, axis=0) / C + eps)
     y = centred * rstd * (1.0 + scale) + shift
-    tl.store(out_ptr + row * C + offs_c, y.to(out_ptr.dtype.element_ty), mask=mask)
+    if QUANTIZED:
+        values, row_scale = quantize(y[None, :])
+        y = tl.reshape(values, (BLOCK_C,))
+        tl.store(out_scale_ptr + row + tl.arange(0, 1), row_scale)
+    else:
+        y = y.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * C + offs_c, y, mask=mask)
 
 
 def why_not(
-    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float = 1e-6, out: torch.Tensor | None = None
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float = 1e-6, out: Rows | None = None
 ) -> str | None:
     if x.shape[-1] > WIDEST:
         return f"C is {x.shape[-1]}, more than {WIDEST}"
-    if out is not None and not out.is_contiguous():
+    if out is not None and not all(t.is_contiguous() for t in tensors_in((out,))):
         return "out is not contiguous"
     return None
 
 
 def adaln_triton(
-    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float = 1e-6, out: torch.Tensor | None = None
-) -> torch.Tensor:
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, eps: float = 1e-6, out: Rows | None = None
+) -> Rows:
     B, L, C = x.shape
     x = x.contiguous()
     scale, shift = (t if t.stride(-1) == 1 else t.contiguous() for t in (scale, shift))  # rows of a larger table
     out = torch.empty_like(x) if out is None else out
-    if out.numel() > 0:
+    quantization: dict[str, Any] = {}
+    if isinstance(out, QuantizedRows):
+        quantization = {"out_scale_ptr": out.scale, "QUANTIZED": True}
+    if values_of(out).numel() > 0:
         adaln_fwd_kernel[(B * L,)](
             x,
             scale,
             shift,
-            out,
+            values_of(out),
             scale.stride(0),
             shift.stride(0),
             L,
@@ -66,5 +83,6 @@ def adaln_triton(
             C=C,
             BLOCK_C=triton.next_power_of_2(C),
             num_warps=4 if C > 512 else 1,
+            **quantization,
         )
     return out

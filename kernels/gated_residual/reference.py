@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from varsr_engine.kernels.panels import as_matrix
+from varsr_engine.kernels.quantized import Rows, Weight, plain_operands
 from varsr_engine.kernels.spec import Cost
 
 
 def gated_residual_reference(
     residual: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Rows,
+    weight: Weight,
     bias: torch.Tensor,
     gate: torch.Tensor,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    update = F.linear(x, as_matrix(weight), bias).to(residual.dtype)
+    update = F.linear(*plain_operands(x, weight, bias)).to(residual.dtype)
     if out is None:
         return torch.addcmul(residual, update, gate[:, None])
     return torch.addcmul(residual, update, gate[:, None], out=out)

@@ -11,9 +11,11 @@ import triton
 import triton.language as tl
 
 from varsr_engine.kernels.panels import is_packed
+from varsr_engine.kernels.quantized import Rows, Weight, values_of
 from varsr_engine.kernels.triton_product import (
     MULTIPROCESSORS,
     Tile,
+    matrices,
     operands,
     product,
     product_tile,
@@ -79,14 +81,21 @@ def gated_residual_fwd_kernel(
     PARTS: tl.constexpr,
     SWAP: tl.constexpr,
     TMA: tl.constexpr,
+    x_scale=None,  # (M, 1 or K / GROUP) float32 where x and w are e4m3
+    w_scale=None,  # (N,) float32
+    GROUP: tl.constexpr = 0,
 ):
     row, col = tile_of_program(M, N, BLOCK_M, BLOCK_N)
     if PARTS == 1:
-        acc = product(x, w, M, N, K, row, col, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, TMA)
+        acc = product(
+            x, w, M, N, K, row, col, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, TMA, x_scale=x_scale, w_scale=w_scale, GROUP=GROUP
+        )
     else:
         part = tl.program_id(1)
         start, stop = part * length, tl.minimum((part + 1) * length, K)
-        acc = product(x, w, M, N, K, row, col, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, TMA, start, stop)
+        acc = product(
+            x, w, M, N, K, row, col, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, TMA, start, stop, x_scale, w_scale, GROUP
+        )
         offs_m, offs_n = row + tl.arange(0, BLOCK_M), col + tl.arange(0, BLOCK_N)
         mask = (offs_m < M)[:, None] & (offs_n < N)[None, :]
         offs = offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
@@ -108,13 +117,13 @@ def gated_residual_fwd_kernel(
 
 def why_not(
     residual: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Rows,
+    weight: Weight,
     bias: torch.Tensor,
     gate: torch.Tensor,
     out: torch.Tensor | None = None,
 ) -> str | None:
-    if is_packed(weight):
+    if is_packed(values_of(weight)):
         return "the weight is packed for a CPU"
     if out is not None and not out.is_contiguous():
         return "out is not contiguous"
@@ -123,10 +132,10 @@ def why_not(
 
 def cut(M: int, N: int, K: int, device: torch.device, element: int) -> tuple[Tile, int]:
     """The tile of the product, and into how many parts its terms are split: as many as leave one wave of programs."""
-    if FEW_ROWS < M <= MANY_ROWS and K >= DEEP and element == 2:
+    if FEW_ROWS < M <= MANY_ROWS and K >= DEEP and element <= 2:
         for parts in range(MOST_PARTS, 1, -1):
             # As many programs, each as long, as a product of more columns and fewer terms.
-            tile = product_tile(M, parts * N, K // parts, device)
+            tile = product_tile(M, parts * N, K // parts, device, element)
             if parts * programs(M, N, tile)[0] <= MULTIPROCESSORS:
                 return tile, parts
     return product_tile(M, N, K, device, element, most_n=256), 1
@@ -134,26 +143,26 @@ def cut(M: int, N: int, K: int, device: torch.device, element: int) -> tuple[Til
 
 def gated_residual_triton(
     residual: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Rows,
+    weight: Weight,
     bias: torch.Tensor,
     gate: torch.Tensor,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    B, L, K = x.shape
-    M, N = B * L, weight.shape[0]
+    (B, L, K), device = values_of(x).shape, residual.device
+    M, N = B * L, residual.shape[2]
     residual, bias = residual.contiguous(), bias.contiguous()
-    rows, weight = x.contiguous().view(M, K), weight.contiguous()
     gate = gate if gate.stride(-1) == 1 else gate.contiguous()  # its rows may be those of a larger table
     out = torch.empty_like(residual) if out is None else out
     if out.numel() == 0:
         return out
-    tile, parts = cut(M, N, K, x.device, x.element_size())
+    rows, matrix = matrices(x, weight)
+    tile, parts = cut(M, N, K, device, values_of(x).element_size())
     sums = counter = None
     length = K
     if parts > 1:
-        sums = torch.empty(parts, M, N, device=x.device, dtype=torch.float32)
-        counter = counters(programs(M, N, tile)[0], x.device)
+        sums = torch.empty(parts, M, N, device=device, dtype=torch.float32)
+        counter = counters(programs(M, N, tile)[0], device)
         length = triton.cdiv(K, parts * 2 * tile.k) * 2 * tile.k
     gated_residual_fwd_kernel[(*programs(M, N, tile), parts)](
         bias_ptr=bias,
@@ -166,6 +175,6 @@ def gated_residual_triton(
         stride_gate=gate.stride(0),
         L=L,
         PARTS=parts,
-        **operands(rows, weight, tile),
+        **operands(rows, matrix, tile),
     )
     return out

@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from varsr_engine.kernels.panels import as_matrix
+from varsr_engine.kernels.quantized import QuantizedRows, Rows, Weight, plain_operands, quantize_rows
 from varsr_engine.kernels.spec import Cost
 
 
-def mlp_reference(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    if out is None:
-        return F.gelu(F.linear(x, as_matrix(weight), bias), approximate="tanh")
-    torch.addmm(bias, x.flatten(0, 1), as_matrix(weight).t(), out=out.flatten(0, 1))
+def mlp_reference(x: Rows, weight: Weight, bias: torch.Tensor, out: Rows | None = None) -> Rows:
+    matrix, factor, addend = plain_operands(x, weight, bias)
+    if out is None or isinstance(x, QuantizedRows):
+        result = F.gelu(F.linear(matrix, factor, addend), approximate="tanh")
+        if isinstance(out, QuantizedRows):
+            return quantize_rows(result, out)
+        return result.to(bias.dtype) if out is None else out.copy_(result)
+    assert isinstance(out, torch.Tensor)
+    torch.addmm(addend, matrix.flatten(0, 1), factor.t(), out=out.flatten(0, 1))
     return torch.ops.aten.gelu.out(out, approximate="tanh", out=out)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from varsr_engine.kernels.panels import as_matrix
+from varsr_engine.kernels.quantized import Rows, Weight, plain_operands
 from varsr_engine.kernels.spec import Cost
 
 NORM_FLOOR = 1e-12
@@ -36,8 +36,8 @@ def qkv_norm_rope(
 
 
 def qkv_norm_rope_cache_reference(
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Rows,
+    weight: Weight,
     bias: torch.Tensor,
     q_scale: torch.Tensor,
     cos: torch.Tensor,
@@ -48,15 +48,16 @@ def qkv_norm_rope_cache_reference(
     num_queries: int,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    L = x.shape[1]
+    tokens, matrix, addend = plain_operands(x, weight, bias)
+    L = tokens.shape[1]
     H, D = k_cache.shape[1], k_cache.shape[3]
     rows = slice(position, position + L)
-    rotation, weight = torch.complex(cos, sin), as_matrix(weight)
+    rotation = torch.complex(cos, sin)
 
     def project(x: torch.Tensor, index: int) -> torch.Tensor:
         """One of q, k, v as (B, H, L, D). Three products, not one: no buffer of three widths to write and reread."""
         part = slice(index * H * D, (index + 1) * H * D)
-        return F.linear(x, weight[part], bias[part]).unflatten(-1, (H, D)).transpose(1, 2)
+        return F.linear(x, matrix[part], addend[part]).unflatten(-1, (H, D)).transpose(1, 2)
 
     def rotate(part: torch.Tensor, length: torch.Tensor | float, rotation: torch.Tensor) -> torch.Tensor:
         part = part.float() if part.dtype in (torch.float16, torch.bfloat16) else part
@@ -64,10 +65,10 @@ def qkv_norm_rope_cache_reference(
         pairs = torch.view_as_complex(part.mul_(length / norm).unflatten(-1, (D // 2, 2)))
         return torch.view_as_real(pairs * rotation).flatten(-2)
 
-    k_cache[:, :, rows] = rotate(project(x, 1), 1.0, rotation)
-    v_cache[:, :, rows] = project(x, 2)
+    k_cache[:, :, rows] = rotate(project(tokens, 1), 1.0, rotation)
+    v_cache[:, :, rows] = project(tokens, 2)
     first = L - num_queries
-    q = rotate(project(x[:, first:], 0), q_scale[:, None, None], rotation[first:]).to(x.dtype)
+    q = rotate(project(tokens[:, first:], 0), q_scale[:, None, None], rotation[first:]).to(k_cache.dtype)
     return q if out is None else out.copy_(q)
 
 

@@ -8,7 +8,8 @@ import triton.language as tl
 
 from varsr_engine.kernels.panels import is_packed
 from varsr_engine.kernels.qkv_norm_rope_cache.reference import NORM_FLOOR
-from varsr_engine.kernels.triton_product import operands, product, product_tile
+from varsr_engine.kernels.quantized import Rows, Weight, values_of
+from varsr_engine.kernels.triton_product import matrices, operands, product, product_tile
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 
@@ -60,6 +61,9 @@ def qkv_norm_rope_cache_fwd_kernel(
     BLOCK_K: tl.constexpr,
     SWAP: tl.constexpr,
     TMA: tl.constexpr,
+    x_scale=None,  # (M, 1 or K / GROUP) float32 where x and w are e4m3
+    w_scale=None,  # (N,) float32
+    GROUP: tl.constexpr = 0,
 ):
     HEADS: tl.constexpr = BLOCK_N // D
     rows, tiles = tl.cdiv(M, BLOCK_M), tl.cdiv(H, HEADS)  # tiles of one part, the last of which may have fewer heads
@@ -69,7 +73,9 @@ def qkv_norm_rope_cache_fwd_kernel(
     if part == 0 and tl.minimum(row % L + tl.minimum(BLOCK_M, M - row), L) <= first:
         return
     col = (part * H + head) * D
-    acc = product(x, w, M, N, K, row, col, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, TMA)
+    acc = product(
+        x, w, M, N, K, row, col, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, TMA, x_scale=x_scale, w_scale=w_scale, GROUP=GROUP
+    )
 
     offs_m, offs_n, heads = row + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), head + tl.arange(0, HEADS)
     batch, token = offs_m // L, offs_m % L
@@ -97,8 +103,8 @@ def qkv_norm_rope_cache_fwd_kernel(
 
 
 def why_not(
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Rows,
+    weight: Weight,
     bias: torch.Tensor,
     q_scale: torch.Tensor,
     cos: torch.Tensor,
@@ -110,7 +116,7 @@ def why_not(
     out: torch.Tensor | None = None,
 ) -> str | None:
     D = k_cache.shape[3]
-    if is_packed(weight):
+    if is_packed(values_of(weight)):
         return "the weight is packed for a CPU"
     if D not in HEAD_DIMS:
         return f"D is {D}, not one of {', '.join(map(str, HEAD_DIMS))}"
@@ -121,8 +127,8 @@ def why_not(
 
 
 def qkv_norm_rope_cache_triton(
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    x: Rows,
+    weight: Weight,
     bias: torch.Tensor,
     q_scale: torch.Tensor,
     cos: torch.Tensor,
@@ -133,16 +139,16 @@ def qkv_norm_rope_cache_triton(
     num_queries: int,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    B, L, C = x.shape
+    (B, L, C), device = values_of(x).shape, bias.device
     H, D = k_cache.shape[1], k_cache.shape[3]
     M, N = B * L, 3 * C
-    q = torch.empty(B, H, num_queries, D, device=x.device, dtype=x.dtype) if out is None else out
+    q = torch.empty(B, H, num_queries, D, device=device, dtype=bias.dtype) if out is None else out
     if M == 0:
         return q
     k, v = k_cache.narrow(2, position, L), v_cache.narrow(2, position, L)
-    rows, weight = x.contiguous().view(M, C), weight.contiguous()
+    rows, matrix = matrices(x, weight)
     bias, q_scale, cos, sin = (t.contiguous() for t in (bias, q_scale, cos, sin))
-    tile = product_tile(M, N, C, x.device, x.element_size(), least_n=D, most_n=256)
+    tile = product_tile(M, N, C, device, values_of(x).element_size(), least_n=D, most_n=256)
     grid = (triton.cdiv(M, tile.m) * 3 * triton.cdiv(H, tile.n // D),)
     qkv_norm_rope_cache_fwd_kernel[grid](
         bias_ptr=bias,
@@ -166,6 +172,6 @@ def qkv_norm_rope_cache_triton(
         H=H,
         D=D,
         NORM_FLOOR=NORM_FLOOR,
-        **operands(rows, weight, tile),
+        **operands(rows, matrix, tile),
     )
     return q

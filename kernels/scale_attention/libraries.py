@@ -71,7 +71,7 @@ def _flash_function() -> Callable[..., torch.Tensor | tuple[torch.Tensor, ...]] 
         if importlib.util.find_spec(with_parent) is None:
             continue
         try:
-            return importlib.import_module(name).flash_attn_func  # type: ignore[no-any-return]
+            return importlib.import_module(name).flash_attn_func
         except (ImportError, AttributeError):  # another version of the package, or one built for another torch
             continue
     return None

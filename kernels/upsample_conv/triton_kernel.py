@@ -1,4 +1,4 @@
-"""upsample_conv on a GPU: the four phases' products by cuDNN, then one sweep that interleaves them and adds the bias."""
+"""upsample_conv on a GPU: the four phases' products by cuDNN, then a sweep that interleaves them and adds the bias."""
 
 from __future__ import annotations
 

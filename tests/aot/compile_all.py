@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 TABLE = Path(__file__).with_name("kernels.json")
-ARCHES = (80, 90)
-# Tensor core products of Hopper and of older GPUs, TMA loads, asynchronous copies, 16-byte loads and stores.
-INSTRUCTIONS = {"HGMMA": "HGMMA", "HMMA": "HMMA", "UTMALDG": "UTMALDG", "LDGSTS": "LDGSTS", "LDG.128": r"LDG\.E\.128"}
+ARCHES = (80, 89, 90)  # of 89 only what it has and 80 has not: the FP8 kernels
+# Tensor core products of Hopper and of older GPUs (H: 16 bits, Q: FP8), TMA loads, asynchronous copies, 16-byte loads.
+INSTRUCTIONS = {name: name for name in ("HGMMA", "HMMA", "QGMMA", "QMMA", "UTMALDG", "LDGSTS")}
+INSTRUCTIONS |= {"LDG.128": r"LDG\.E\.128", "QGMMA from 0": r"QGMMA[^;]*\bRZ\b", "QMMA from 0": r"QMMA[^;]*\bRZ\b"}
 
 
 def resources(cubin: bytes) -> dict[str, Any]:
@@ -49,18 +50,26 @@ def describe(kernel: Any, constants: dict[str, Any], warps: int, stages: int) ->
     return f"{kernel.fn.__name__}({', '.join(values)}) {warps} warps, {stages} stages"
 
 
+def is_fp8(constants: dict[str, Any]) -> bool:
+    """Whether these are the constants of a kernel that reads or writes FP8."""
+    return "GROUP" in constants or bool(constants.get("QUANTIZED"))
+
+
 def compile_all(arch: int, batches: tuple[int, ...] = (1, 8)) -> dict[str, dict[str, Any]]:
-    """What every kernel of greedy and sampled images takes, by the kernel's name and constants."""
+    """What every kernel of greedy, sampled and FP8 images takes, by the kernel's name and constants."""
     import torch
     from triton.runtime.jit import JITFunction
 
     from tests.aot.fake_gpu import fake_gpu
     from tests.aot.published import DEVICE, fake_pipeline, fake_request, run_image
     from varsr_engine.config import ModelConfig
+    from varsr_engine.engine.params import EngineConfig
 
     run, found = JITFunction.run, {}
 
     def compile_one(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if arch == 89 and not is_fp8(kwargs):
+            return
         compiled = run(kernel, *args, grid=(1,), warmup=True, **kwargs)
         constants = {k: v for k, v in kwargs.items() if k in {p.name for p in kernel.params if p.is_constexpr}}
         meta = compiled.metadata
@@ -71,12 +80,15 @@ def compile_all(arch: int, batches: tuple[int, ...] = (1, 8)) -> dict[str, dict[
             print(f"sm_{arch} {name}: {found[key]}", file=sys.stderr, flush=True)
 
     with fake_gpu(arch, compile_one) as gpu:
-        pipeline = fake_pipeline(ModelConfig.varsr_d24())
-        for batch in batches:
-            for greedy in (True, False):
-                lr = torch.empty(batch, 3, 512, 512, device=DEVICE)
-                with gpu.recording():
-                    run_image(pipeline, lr, fake_request(batch, greedy=greedy))
+        config = ModelConfig.varsr_d24()
+        everywhere = EngineConfig(quantization="fp8").fp8_switches(config)
+        for fp8 in (None, everywhere) if arch >= 89 else (None,):
+            pipeline = fake_pipeline(config, fp8=fp8)
+            for batch in batches:
+                for greedy in (True, False) if fp8 is None else (True,):  # what samples is the same
+                    lr = torch.empty(batch, 3, 512, 512, device=DEVICE)
+                    with gpu.recording():
+                        run_image(pipeline, lr, fake_request(batch, greedy=greedy))
     table: dict[str, dict[str, Any]] = {}
     for (name, _, _), values in sorted(found.items()):
         worst = table.setdefault(name, values)  # the same constants with other alignments: the largest of each figure

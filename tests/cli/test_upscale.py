@@ -294,6 +294,8 @@ def test_a_write_that_fails_leaves_the_rest(run, model, picture, monkeypatch) ->
         (("--dtype", "fp8"), "dtype must be"),
         (("--device", "tpu"), "device must be"),
         (("--backend", "metal"), "backend must be"),
+        (("--quantization", "int8"), "quantization must be none or fp8"),
+        (("--quantization", "fp8", "--device", "cpu"), "a CPU has no FP8 products; use quantization none"),
         (("--ext", "gif"), "ext must be"),
         (("--suffix", "a/b"), "suffix must not contain a folder separator"),
         (("--config", "no.toml"), "cannot be read"),

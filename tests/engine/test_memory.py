@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from varsr_engine import Engine
+from varsr_engine.config import ModelConfig
 from varsr_engine.engine import tensors
-from varsr_engine.engine.memory import RESERVE, available_bytes, largest_batch, memory_plan
+from varsr_engine.engine.memory import RESERVE, available_bytes, largest_batch, memory_plan, weight_bytes
+from varsr_engine.engine.quantization import Fp8Switches
 from varsr_engine.errors import KernelUnavailableError, ResourceExhaustedError
 
 
@@ -23,6 +25,16 @@ def test_the_plan_grows_with_the_batch(engine: Engine) -> None:
     assert one.weights == three.weights
     assert all(three.stages[stage] == pytest.approx(3 * one.stages[stage], rel=1e-3) for stage in one.stages)
     assert one.peak == one.weights + max(one.stages.values())
+
+
+def test_fp8_weights() -> None:
+    """Alone they take half; switched by step they come on top."""
+    config, dtype = ModelConfig.varsr_d24(), torch.float16
+    quantized = 24 * 11 * 1536**2
+    everywhere, last = (Fp8Switches(frozenset(range(24)), frozenset(steps)) for steps in (range(10), (9,)))
+    plain = weight_bytes(config, {}, dtype)
+    assert weight_bytes(config, {}, dtype, everywhere) == plain - quantized
+    assert weight_bytes(config, {}, dtype, last) == plain + quantized
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
@@ -77,3 +89,11 @@ def test_attention_is_chosen_by_itself() -> None:
     )
     with pytest.raises(KernelUnavailableError, match="scale_attention: backend 'cudnn' cannot run this call"):
         Engine.from_pretrained("varsr-mini", device="cpu", attention="cudnn").generate(lr)
+
+
+def test_a_small_gpu_gets_small_graphs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a batch size, graphs are captured up to what the GPU holds."""
+    monkeypatch.setattr(engine, "device", torch.device("cuda"))
+    for fits, expected in ((0, 1), (3, 3), (50, 8)):
+        monkeypatch.setattr(tensors, "available_bytes", lambda device, n=fits: engine.memory_plan(n).peak + RESERVE)
+        assert engine._largest_graph() == expected

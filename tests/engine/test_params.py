@@ -56,7 +56,7 @@ from varsr_engine.errors import InvalidParamsError
         ({"steps": 0}, "steps must be an integer in [1, 1000], got 0"),
         ({"steps": 1001}, "steps must be an integer in [1, 1000], got 1001"),
         ({"refiner_temperature": -0.5}, "refiner_temperature must be a number >= 0, got -0.5"),
-        ({"tile": "on"}, "tile must be one of ('auto', 'off'), got 'on'"),
+        ({"tile": "on"}, "tile must be one of ('auto', 'published', 'off'), got 'on'"),
         ({"tile_overlap": -1}, "tile_overlap must be an integer >= 0, got -1"),
         ({"tile_overlap": 2.0}, "tile_overlap must be an integer >= 0, got 2.0"),
         ({"refiner": "fast"}, "refiner must be one of ('on', 'off'), got 'fast'"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors import safe_open
 
 from tests.golden_cases import weights
@@ -21,6 +22,7 @@ from varsr_engine.checkpoint import TensorCheckpoint
 from varsr_engine.config import ModelConfig
 from varsr_engine.engine import convolutions
 from varsr_engine.engine.engine import Engine
+from varsr_engine.engine.memory import decoder_bytes
 from varsr_engine.engine.noise import map_positions, tile_positions
 from varsr_engine.engine.params import EngineConfig
 from varsr_engine.engine.result import UpscaleResult
@@ -28,7 +30,6 @@ from varsr_engine.engine.tiling import (
     LatentBlend,
     TileGrid,
     axis_offsets,
-    decoder_bytes,
     gaussian_window,
     seam_score,
     tile_grid,
@@ -186,7 +187,7 @@ def test_tiles_off_resizes_to_one(engine: Engine) -> None:
 def test_as_the_published_method_by_the_letter(engine: Engine) -> None:
     """Section 10 of the specification, cell by cell, on 3 x 2 tiles, with the reference's decoder."""
     source = picture(16, 11)  # 64 x 44 pixels: 16 x 11 cells
-    result = engine.upscale(source, refiner_temperature=0)
+    result = engine.upscale(source, refiner_temperature=0, tile="published")
     lr = to_network_input(resize_rgb(source.astype(np.float32) / 255, (64, 44), eight_bit=True))
     total, weight = torch.zeros(8, 11, 16), torch.zeros(11, 16)
     window = gaussian_window(8)
@@ -296,11 +297,11 @@ def test_an_output_too_large_to_decode_is_refused_before_it_is_computed() -> Non
     source = picture(30, 30)
     grid = tile_grid(MICRO, (120, 120))
     assert grid is not None
-    engine = engine_of(max_decoder_bytes=decoder_bytes(MICRO, grid) - 1)
-    with pytest.raises(ImageTooLargeError, match=r"decoding an output of 120x120 .* set tile to off"):
-        engine.upscale(source)
-    assert engine.upscale(source, tile="off").size == (120, 120)
-    assert engine.upscale(picture(29, 29)).tiles > 1
+    engine = engine_of(max_decoder_bytes=decoder_bytes(MICRO, 120 * 120, 4) - 1)
+    with pytest.raises(ImageTooLargeError, match=r"decoding an output of 120x120 .* set tile to auto"):
+        engine.upscale(source, tile="published")
+    assert engine.upscale(source).size == (120, 120)
+    assert engine.upscale(picture(29, 29), tile="published").tiles > 1
 
 
 def test_the_decoder_attends_to_everything_some_queries_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,3 +381,39 @@ def test_the_model_has_a_default_temperature() -> None:
     source = picture(8, 8)
     assert same(cold.upscale(source, seed=1), cold.upscale(source, seed=2))
     assert same(cold.upscale(source, seed=1, refiner_temperature=1.0), engine_of().upscale(source, seed=1))
+
+
+# --- into a file -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4], ids=["gray", "rgb", "rgba"])
+def test_a_png_written_by_rows_is_the_one_written_whole(engine: Engine, tmp_path: Path, channels: int) -> None:
+    source = picture(23, 17, channels=channels)
+    source = source[..., 0] if channels == 1 else source
+    whole = engine.upscale(source, seed=3)
+    report, lost = engine.upscale_to(source, tmp_path / "rows.png", seed=3)
+    whole.save(tmp_path / "whole.png")
+    with Image.open(tmp_path / "rows.png") as rows, Image.open(tmp_path / "whole.png") as expected:
+        assert rows.mode == expected.mode and np.array_equal(np.asarray(rows), np.asarray(expected))
+    assert lost == [] and report.stats().keys() == whole.stats().keys()
+    assert (report.tiles, report.size, report.seed) == (whole.tiles, whole.size, whole.seed)
+    assert report.seam_score == pytest.approx(whole.seam_score)
+
+
+def test_other_formats_and_single_tiles_are_written_whole(engine: Engine, tmp_path: Path) -> None:
+    report, lost = engine.upscale_to(picture(12, 12, channels=4), tmp_path / "a.jpg")
+    assert report.tiles == 4 and lost == ["JPEG has no alpha channel: the transparency was dropped"]
+    report, _ = engine.upscale_to(picture(8, 8), tmp_path / "b.png")
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.size == report.size == (32, 32)
+
+
+def test_an_error_leaves_no_file(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> Any:
+        yield torch.zeros(3, 4, 92)
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(engine._pipeline, "decode_in_bands", fail)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        engine.upscale_to(picture(23, 17), tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []

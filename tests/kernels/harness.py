@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 import varsr_engine.kernels  # noqa: F401, registers every op
+from tests.cuda import emulation
+from tests.interpreter import exact_e4m3
 from tests.numerics import assert_accurate, relative_error
 from varsr_engine.dispatch import OPS
 from varsr_engine.errors import KernelUnavailableError
@@ -101,11 +103,11 @@ def to_float64(value: Any) -> Any:
 
 
 def coarsest_eps(*values: Any) -> float:
-    """eps of the least precise floating-point dtype in `values`."""
+    """eps of the least precise floating-point dtype in `values`; e4m3 operands are what they are, with their scales."""
     found = [0.0]
 
     def note(t: Tensor) -> Tensor:
-        if t.is_floating_point():
+        if t.is_floating_point() and t.element_size() > 1:
             found.append(torch.finfo(t.dtype).eps)
         return t
 
@@ -142,16 +144,34 @@ def run_case(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any] |
 
     Skips the test with the op's reason where the backend cannot run the call. The reference always can.
     """
+    if backend == "cuda" and DEVICE.type == "cpu":
+        return run_emulated(function, args, kwargs or {})
     args, kwargs = copy.deepcopy((args, kwargs or {}))
     if backend == "triton" and DEVICE.type == "cpu" and coarsest_eps(args, kwargs) == torch.finfo(torch.bfloat16).eps:
         pytest.skip("Triton's interpreter truncates to bfloat16, and its dot multiplies the raw bits")
     try:
-        with poisoned_memory(), torch.backends.cudnn.flags(allow_tf32=False):  # float32 means float32
+        with poisoned_memory(), exact_e4m3(), torch.backends.cudnn.flags(allow_tf32=False):  # float32 means float32
             return function(*args, **kwargs, backend=backend)
     except KernelUnavailableError as error:
         if backend == "torch":
             raise
         pytest.skip(str(error))
+
+
+def run_emulated(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`run_case` of a CUDA kernel without a GPU. Its threads take turns in several orders: the result is one."""
+    if (reason := emulation.why_not()) is not None:
+        pytest.skip(f"CUDA kernels are not emulated: {reason}")
+    results = []
+    for order in emulation.ORDERS:
+        own_args, own_kwargs = copy.deepcopy((args, kwargs))
+        try:
+            with poisoned_memory(), emulation.on_cpu(order):
+                results.append(function(*own_args, **own_kwargs, backend="cuda"))
+        except KernelUnavailableError as error:
+            pytest.skip(str(error))
+    assert all(emulation.same_bits(results[0], other) for other in results[1:]), "the threads' order changes the result"
+    return results[0]
 
 
 def check(
@@ -163,12 +183,13 @@ def check(
     formula: Function,
     rounds_once: bool = False,
     roundings: float | None = ROUNDINGS,
+    sums_eps: float = 0.0,
 ) -> Any:
     """Hold function's tensors on `backend` to its reference in float64, and that to `formula`. Returns the result.
 
-    formula takes the same arguments, in float64. rounds_once: a 16-bit kernel keeps float32 up to its last step
-    (the torch reference does not). roundings: bound of the relative RMS error in units of eps; None for inputs
-    that the dtype cannot resolve.
+    formula takes the same arguments, in float64. rounds_once: a kernel of 16 or 8 bits keeps float32 up to its last
+    step (the torch reference does not). roundings: bound of the relative RMS error in units of eps; None for inputs
+    that the dtype cannot resolve. sums_eps: eps of a kernel's own sums, where it is larger than the result's.
     """
     result = run_case(function, args, kwargs, backend)
     actual = as_tuple(result)
@@ -183,11 +204,11 @@ def check(
         what = f"output {i}"
         error = relative_error(reference, independent)
         assert error <= FLOAT64_NOISE, f"{what}: the reference in float64 is {error:.1e} from the formula"
-        once = rounds_once and backend != "torch" and mine.element_size() == 2 and mine.numel() >= 256
-        assert_accurate(mine, plain, reference, rms_slack=1.1 if once else None, what=what)
+        once = rounds_once and sums_eps == 0 and backend != "torch" and mine.element_size() <= 2 and mine.numel() >= 256
+        assert_accurate(mine, plain, reference, rms_slack=1.1 if once else None, least_eps=sums_eps, what=what)
         if roundings is not None:
-            error = relative_error(mine, independent)
-            assert error <= roundings * eps, f"{what}: relative error {error:.1e} > {roundings} * {eps:.1e}"
+            error, own = relative_error(mine, independent), max(eps, torch.finfo(mine.dtype).eps, sums_eps)
+            assert error <= roundings * own, f"{what}: relative error {error:.1e} > {roundings} * {own:.1e}"
     return result
 
 

@@ -19,6 +19,7 @@ from varsr_engine.kernels.conv3x3 import prepare_conv3x3
 from varsr_engine.kernels.guided_sample import Sampling
 from varsr_engine.kernels.linear import prepare_linear
 from varsr_engine.kernels.philox.reference import philox_normal_reference
+from varsr_engine.kernels.quantized import QuantizedRows, QuantizedWeight, groups, quantize_rows, quantize_weight
 from varsr_engine.kernels.refiner_block import RefinerBlockWeights
 from varsr_engine.kernels.refiner_update import DenoiseStep
 from varsr_engine.kernels.scale_handoff import Handoff
@@ -96,6 +97,30 @@ def mlp(v: Values) -> Arguments:
     return v.compute(B, L, C), prepare_linear(v.weight(4 * C, C)), v.compute(4 * C), out
 
 
+def quantized(v: Values, rows: tuple[int, int], scales: int) -> tuple[QuantizedRows, QuantizedWeight]:
+    """Quantized x (B, L, K) and weight (N, K) of rows (N, K)."""
+    N, K = rows
+    x = quantize_rows(v.exact(B, L, K), QuantizedRows.empty(B, L, K, scales, v.device))
+    return x, quantize_weight(v.exact(N, K, std=K**-0.5))
+
+
+def adaln_fp8(v: Values) -> Arguments:
+    return *adaln(v)[:-1], QuantizedRows.empty(B, L, C, 1, v.device)
+
+
+def qkv_norm_rope_cache_fp8(v: Values) -> Arguments:
+    return *quantized(v, (3 * C, C), 1), *qkv_norm_rope_cache(v)[2:]
+
+
+def mlp_fp8(v: Values) -> Arguments:
+    return *quantized(v, (4 * C, C), 1), v.compute(4 * C), QuantizedRows.empty(B, L, 4 * C, groups(4 * C), v.device)
+
+
+def gated_residual_fp8(v: Values) -> Arguments:
+    x = v.exact(B, L, C)
+    return x, *quantized(v, (C, 2 * C), groups(2 * C)), v.compute(C), v.exact(B, C), x
+
+
 def greedy_sample(v: Values) -> Arguments:
     return v.exact(B, L, C), v.exact(B, L, C), v.exact(B).abs(), prepare_linear(v.weight(V, C)), v.compute(V), None
 
@@ -162,12 +187,16 @@ def philox_normal(v: Values) -> Arguments:
 # By op; a name after a dot tells apart several calls of one op.
 CASES: dict[str, Callable[[Values], Arguments]] = {
     "adaln": adaln,
+    "adaln.fp8": adaln_fp8,
     "qkv_norm_rope_cache": qkv_norm_rope_cache,
+    "qkv_norm_rope_cache.fp8": qkv_norm_rope_cache_fp8,
     "scale_attention": scale_attention,
     "block_causal_attention": block_causal_attention,
     "gated_residual": gated_residual,
+    "gated_residual.fp8": gated_residual_fp8,
     "linear": linear,
     "mlp": mlp,
+    "mlp.fp8": mlp_fp8,
     "guided_sample": greedy_sample,
     "guided_sample.random": random_sample,
     "scale_handoff": scale_handoff,

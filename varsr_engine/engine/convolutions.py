@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from varsr_engine.engine.group_statistics import GroupStatistics
 from varsr_engine.engine.weights import Reader
 from varsr_engine.kernels.conv3x3 import conv3x3, prepare_conv3x3
-from varsr_engine.kernels.groupnorm_silu import groupnorm_silu
 from varsr_engine.kernels.upsample_conv import phase_weights, upsample_conv
 from varsr_engine.model.autoencoder import AttentionBlock, Decoder, Norm, ResnetBlock, Upsample
 from varsr_engine.model.condition_encoder import ConditionEncoder
@@ -70,17 +70,18 @@ class FusedConditionEncoder(nn.Module):
 class FusedResnetBlock(nn.Module):
     """`ResnetBlock` in two buffers and its input, which it overwrites with its output where widths are equal."""
 
-    def __init__(self, block: ResnetBlock, maps: Buffers) -> None:
+    def __init__(self, block: ResnetBlock, maps: Buffers, statistics: GroupStatistics) -> None:
         super().__init__()
+        self.statistics = statistics
         self.norm1, self.norm2, self.shortcut = block.norm1, block.norm2, block.nin_shortcut
         self.conv1, self.conv2 = FusedConv(block.conv1), FusedConv(block.conv2)
         self.maps = maps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         (_, C_in), C_out = x.shape[:2], self.conv1.weights.weight.shape[0]
-        h = normalise(self.norm1, x, out=self.maps.take("normalised", C_in, x))
+        h = self.statistics.normalise(self.norm1, x, self.maps.take("normalised", C_in, x))
         h = conv3x3(h, self.conv1.weights, out=self.maps.take("features", C_out, x))
-        h = normalise(self.norm2, h, out=reused(h))
+        h = self.statistics.normalise(self.norm2, h, reused(h))
         shortcut = self.shortcut(x)
         return conv3x3(h, self.conv2.weights, shortcut, out=reused(shortcut))
 
@@ -88,21 +89,17 @@ class FusedResnetBlock(nn.Module):
 class FusedNorm(nn.Module):
     """GroupNorm and SiLU over their own input, where nothing else reads it."""
 
-    def __init__(self, norm: Norm) -> None:
+    def __init__(self, norm: Norm, statistics: GroupStatistics) -> None:
         super().__init__()
-        self.norm = norm
+        self.norm, self.statistics = norm, statistics
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return normalise(self.norm, x, out=reused(x))
+        return self.statistics.normalise(self.norm, x, reused(x))
 
 
 def reused(x: torch.Tensor) -> torch.Tensor | None:
     """x as the place of a result that takes its place, where that saves memory's cost (see `Buffers`)."""
     return x if x.device.type == "cpu" else None
-
-
-def normalise(norm: Norm, x: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-    return groupnorm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, out=out)
 
 
 class PhaseUpsample(nn.Module):
@@ -121,13 +118,14 @@ class PhaseUpsample(nn.Module):
 class ChunkedAttention(nn.Module):
     """`AttentionBlock` some queries at a time: scores of a whole picture's latent grow with its pixels squared."""
 
-    def __init__(self, block: AttentionBlock) -> None:
+    def __init__(self, block: AttentionBlock, statistics: GroupStatistics) -> None:
         super().__init__()
+        self.statistics = statistics
         self.norm, self.qkv, self.proj_out = block.norm, block.qkv, block.proj_out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, C, H, W = x.shape
-        tokens = self.norm(x, silu=False).flatten(2).mT
+        tokens = self.statistics.normalise(self.norm, x, silu=False).flatten(2).mT
         q, k, v = F.linear(tokens, self.qkv.weight[:, :, 0, 0], self.qkv.bias).chunk(3, dim=-1)
         rows = max(1, ATTENTION_BYTES // (B * H * W * x.element_size()))
         parts = [scores(part, k, C**-0.5).softmax(dim=-1) @ v for part in q.split(rows, dim=1)]
@@ -141,20 +139,22 @@ def scores(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
     return torch.baddbmm(q.new_empty(q.shape[0], q.shape[1], k.shape[1]), q, k.mT, beta=0, alpha=scale)
 
 
-def fuse(module: nn.Module, maps: Buffers) -> nn.Module:
+def fuse(module: nn.Module, maps: Buffers, statistics: GroupStatistics) -> nn.Module:
     """The module with every layer that a fused op computes replaced by it, in place."""
     if isinstance(module, ConditionEncoder):
         return FusedConditionEncoder(module)
     if isinstance(module, ResnetBlock):
-        return FusedResnetBlock(module, maps)
+        return FusedResnetBlock(module, maps, statistics)
     if isinstance(module, Upsample):
         return PhaseUpsample(module)
+    if isinstance(module, Norm):  # the last one: the others belong to a block
+        return FusedNorm(module, statistics)
     if isinstance(module, AttentionBlock):
-        return ChunkedAttention(module)
+        return ChunkedAttention(module, statistics)
     if isinstance(module, nn.Conv2d) and (module.kernel_size, module.stride) == ((3, 3), (1, 1)):
         return FusedConv(module)
     for name, child in module.named_children():
-        setattr(module, name, fuse(child, maps))
+        setattr(module, name, fuse(child, maps, statistics))
     return module
 
 
@@ -163,10 +163,11 @@ class Convolutional(nn.Module):
 
     def __init__(self, *modules: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.maps, self.dtype = Buffers(), dtype
-        self.layers = nn.Sequential(*(fuse(module, self.maps) for module in modules))
+        self.maps, self.statistics, self.dtype = Buffers(), GroupStatistics(), dtype
+        self.layers = nn.Sequential(*(fuse(module, self.maps, self.statistics) for module in modules))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.statistics.begin()
         result: torch.Tensor = self.layers(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
         self.maps.trim()
         return result.float()
@@ -192,6 +193,4 @@ def load_decoder(read: Reader) -> Convolutional:
         decoder = Decoder(config)
     load_module(post, read.under("vae.post_quant_conv."))
     load_module(decoder, read.under("vae.decoder."))
-    assert isinstance(decoder.norm_out, Norm)
-    decoder.norm_out = FusedNorm(decoder.norm_out)
     return Convolutional(post, decoder, dtype=read.dtype)

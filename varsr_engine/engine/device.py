@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.checkpoint import DTYPES
-from varsr_engine.errors import InvalidParamsError
+from varsr_engine.dispatch import active_backend
+from varsr_engine.errors import InvalidParamsError, KernelUnavailableError
+from varsr_engine.kernels.triton_backend import why_not_triton
 
 
 def resolve_device(name: str) -> torch.device:
@@ -24,6 +26,25 @@ def resolve_device(name: str) -> torch.device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise InvalidParamsError(f"device {name!r} does not exist: there are {torch.cuda.device_count()}")
     return device
+
+
+def check_fp8(device: torch.device) -> None:
+    """Raise KernelUnavailableError where FP8 products can neither run nor were asked for in their emulated form."""
+    backend = active_backend()
+    if backend == "torch":
+        return
+    reason: str | None
+    if backend in ("cuda", "cpu"):
+        reason = f"backend {backend} has no FP8 kernels"
+    elif device.type == "cpu" and backend != "triton":
+        reason = "a CPU has no FP8 products"
+    else:
+        reason = why_not_triton(torch.empty(0, device=device, dtype=torch.float8_e4m3fn), fp8=True)
+    if reason is not None:
+        raise KernelUnavailableError(
+            f"quantization fp8 cannot run here: {reason}; use quantization none, or backend torch, which emulates it "
+            "slowly, to measure what it costs in quality"
+        )
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

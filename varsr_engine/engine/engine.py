@@ -15,24 +15,30 @@ import numpy as np
 import torch
 
 import varsr_engine
+from varsr_engine.atomic import atomic_writer
 from varsr_engine.checkpoint import Checkpoint, TensorCheckpoint, open_checkpoint
 from varsr_engine.engine.generation import StageClock
+from varsr_engine.engine.large_image import LargeImage
+from varsr_engine.engine.memory import decoder_bytes
 from varsr_engine.engine.params import MAX_SEED, EngineConfig, UpscaleParams
-from varsr_engine.engine.result import UpscaleResult
+from varsr_engine.engine.result import UpscaleReport, UpscaleResult
 from varsr_engine.engine.scale_loop import OnStage
 from varsr_engine.engine.tensors import TensorEngine
-from varsr_engine.engine.tiling import LatentBlend, TileGrid, decoder_bytes, seam_score, tile_grid, tiles_per_pass
+from varsr_engine.engine.tiling import LatentBlend, Origin, TileGrid, seam_score, tile_grid, tiles_per_pass
 from varsr_engine.errors import ImageTooLargeError, InvalidParamsError, VarsrError
 from varsr_engine.imaging import (
     ImageLike,
     Picture,
+    losses,
     picture_from,
     resize_alpha,
     resize_rgb,
     to_network_input,
+    writable_format,
 )
 from varsr_engine.imaging.color import color_fix
 from varsr_engine.imaging.picture import FloatArray
+from varsr_engine.imaging.png_rows import PngRows
 from varsr_engine.packaged import default_model
 
 if TYPE_CHECKING:
@@ -105,6 +111,45 @@ class Engine(TensorEngine):
         params = (params or UpscaleParams()).replace(**changes)
         picture = self._read(image, params)
         return self._upscale_batch([picture], params, [self._seed(params)], on_stage, on_tiles)[0]
+
+    def upscale_to(
+        self,
+        image: ImageLike,
+        path: str | os.PathLike[str],
+        params: UpscaleParams | None = None,
+        /,
+        *,
+        quality: int = 95,
+        overwrite: bool = False,
+        on_stage: OnStage | None = None,
+        on_tiles: OnTiles | None = None,
+        **changes: Any,
+    ) -> tuple[UpscaleReport, list[str]]:
+        """Upscale one image into a file, completely or not at all; the format comes from the extension.
+
+        A PNG of several tiles is written while it is decoded: its pixels are never in memory all at once.
+        Returns how it was upscaled, and what the format could not keep, as sentences. Otherwise as `upscale`; raises
+        what `write_picture` raises.
+        """
+        params = (params or UpscaleParams()).replace(**changes)
+        picture = self._read(image, params)
+        grid = self._grid(picture, params)
+        if grid is None or params.tile == "published" or writable_format(path) != "PNG":
+            (result,) = self._upscale_batch([picture], params, [self._seed(params)], on_stage, on_tiles)
+            return result, result.save(path, quality=quality, overwrite=overwrite)
+        seed, size = self._seed(params), params.output_size(*picture.size)
+        with atomic_writer(path, overwrite=overwrite) as file:
+            large = LargeImage(picture, grid, size)
+            latents, seconds = self._blended_latent(large.tiles, grid, params, [seed], on_stage, on_tiles)
+            clock = StageClock(on_stage, self.device)
+            alpha = None if params.alpha == "drop" else picture.alpha
+            with PngRows(file, replace(picture, alpha=alpha), size) as png:
+                for rows in self._finished(large, latents[0], params):
+                    png.write(rows)
+            clock("decoder")
+        seconds |= clock.seconds
+        report = UpscaleReport(**self._report(picture, params, seed, seconds, len(grid), large.seam_score))
+        return report, losses(replace(picture, alpha=alpha), "PNG")
 
     def upscale_samples(
         self,
@@ -199,11 +244,12 @@ class Engine(TensorEngine):
                 height=height,
             )
         grid = self._grid(picture, params)
-        if grid is not None and decoder_bytes(self.model_config, grid) > self.config.max_decoder_bytes:
-            needed = decoder_bytes(self.model_config, grid) / 1024**3
+        whole = grid is not None and params.tile == "published"
+        if whole and decoder_bytes(self.model_config, width * height, 4) > self.config.max_decoder_bytes:
+            needed = decoder_bytes(self.model_config, width * height, 4) / 1024**3
             raise ImageTooLargeError(
                 f"decoding an output of {width}x{height} in one piece takes about {needed:.1f} GiB; at most "
-                f"{self.config.max_decoder_bytes / 1024**3:.1f} are allowed: lower scale, set tile to off, or raise "
+                f"{self.config.max_decoder_bytes / 1024**3:.1f} are allowed: lower scale, set tile to auto, or raise "
                 "max_decoder_bytes",
                 width=width,
                 height=height,
@@ -279,12 +325,48 @@ class Engine(TensorEngine):
         on_stage: OnStage | None,
         on_tiles: OnTiles | None,
     ) -> list[UpscaleResult]:
-        """A picture of several tiles: their latents blended, decoded in one piece, resized, colour-corrected whole."""
+        """A picture of several tiles: their latents blended, decoded in windows, finished in bands."""
+        if params.tile == "published":
+            return self._upscale_as_published(picture, grid, params, seeds, on_stage, on_tiles)
+        width, height = size = params.output_size(*picture.size)
+        image = LargeImage(picture, grid, size)
+        latents, seconds = self._blended_latent(image.tiles, grid, params, seeds, on_stage, on_tiles)
+        results = []
+        for latent, seed in zip(latents, seeds, strict=True):
+            rgb, top = np.empty((height, width, 3), np.float32), 0
+            clock = StageClock(on_stage, self.device)
+            for rows in self._finished(image, latent, params):
+                rgb[top : top + len(rows)], top = rows, top + len(rows)
+            clock("decoder")
+            results.append(
+                self._result(picture, rgb, params, seed, seconds | clock.seconds, len(grid), image.seam_score)
+            )
+        return results
+
+    def _finished(self, image: LargeImage, latent: torch.Tensor, params: UpscaleParams) -> Iterator[FloatArray]:
+        """The output's rows (h, W, 3), from top to bottom."""
+        share = self.model_config.fidelity if params.fidelity is None else params.fidelity
+        color = params.color_fix or self.model_config.color_fix
+        with self._running("decoding a part of an image"):
+            yield from image.finish(self._pipeline.decode_in_bands(latent), color, share)
+
+    def _upscale_as_published(
+        self,
+        picture: Picture,
+        grid: TileGrid,
+        params: UpscaleParams,
+        seeds: list[int],
+        on_stage: OnStage | None,
+        on_tiles: OnTiles | None,
+    ) -> list[UpscaleResult]:
+        """Section 10 of the specification: the whole latent decoded at once, its image resized and corrected whole."""
         eight_bit, size = picture.bit_depth == 8, params.output_size(*picture.size)
         lr = to_network_input(resize_rgb(picture.rgb, grid.image_size, eight_bit))[0]
-        latent, seconds = self._blended_latent(lr, grid, params, seeds, on_stage, on_tiles)
+        latent, seconds = self._blended_latent(
+            lambda origins: grid.cut(lr, origins), grid, params, seeds, on_stage, on_tiles
+        )
         clock = StageClock(on_stage, self.device)
-        with self._running("an image of this size; lower scale, or set tile to off"):
+        with self._running("decoding an image of this size at once; set tile to auto"):
             images = self._pipeline.decode(latent).cpu()
         clock("decoder")
         seconds |= clock.seconds
@@ -299,20 +381,22 @@ class Engine(TensorEngine):
 
     def _blended_latent(
         self,
-        lr: torch.Tensor,
+        cut: Callable[[list[Origin]], torch.Tensor],
         grid: TileGrid,
         params: UpscaleParams,
         seeds: list[int],
         on_stage: OnStage | None,
         on_tiles: OnTiles | None,
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The whole image's latent, one a seed, and the seconds of each stage; several tiles share a forward pass."""
+        """The whole image's latent, one a seed, and the seconds of each stage; several tiles share a forward pass.
+
+        cut: the network's input (n, 3, S, S) of some tiles.
+        """
         config, times = self.model_config, len(seeds)
         most = self.config.batch_size or max(1, tiles_per_pass(config, self.device, self.dtype) // times)
         guidance = config.guidance_scale_tiled if params.cfg is None else params.cfg
         settings, refine = self._settings(params), params.refiner == "on"
         blend = LatentBlend(grid, times, config.latent_channels, self.device)
-        lr = lr.to(self.device)
         seconds: dict[str, float] = {}
         done = 0
         if on_tiles is not None:
@@ -321,9 +405,14 @@ class Engine(TensorEngine):
             request, drawn = self._request(
                 len(origins), times, origins=origins, seed=seeds * len(origins), guidance_scale=guidance, **settings
             )
-            with self._running(f"a batch of {len(origins)} tiles: lower batch_size"):
+            with self._running(f"a batch of {len(origins)} tiles", len(origins)):
                 sample = self._pipeline.sample(
-                    grid.cut(lr, origins), request, seeds=drawn, steps=params.steps, refine=refine, on_stage=on_stage
+                    cut(origins).to(self.device),
+                    request,
+                    seeds=drawn,
+                    steps=params.steps,
+                    refine=refine,
+                    on_stage=on_stage,
                 )
             for origin, tile in zip(origins, sample.latent.unflatten(0, (-1, times)), strict=True):
                 blend.add(tile, origin)
@@ -364,16 +453,29 @@ class Engine(TensorEngine):
         """The output with the source's alpha and metadata."""
         size = params.output_size(*source.size)
         alpha = None if source.alpha is None or params.alpha == "drop" else resize_alpha(source.alpha, size)
-        return UpscaleResult(
-            picture=replace(source, rgb=rgb, alpha=alpha),
-            source_size=source.size,
-            seed=seed,
-            model_id=self.model_id,
-            engine_version=varsr_engine.__version__,
-            seconds=dict(seconds),
-            tiles=tiles,
-            seam_score=seams,
-        )
+        picture = replace(source, rgb=rgb, alpha=alpha)
+        return UpscaleResult(picture=picture, **self._report(source, params, seed, seconds, tiles, seams))
+
+    def _report(
+        self,
+        source: Picture,
+        params: UpscaleParams,
+        seed: int,
+        seconds: dict[str, float],
+        tiles: int,
+        seams: float | None,
+    ) -> dict[str, Any]:
+        """The fields of an `UpscaleReport`."""
+        return {
+            "size": params.output_size(*source.size),
+            "source_size": source.size,
+            "seed": seed,
+            "model_id": self.model_id,
+            "engine_version": varsr_engine.__version__,
+            "seconds": dict(seconds),
+            "tiles": tiles,
+            "seam_score": seams,
+        }
 
 
 def to_array(image: torch.Tensor) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -13,10 +13,13 @@ import torch.nn.functional as F
 
 from varsr_engine.checkpoint import Checkpoint
 from varsr_engine.config import ModelConfig
-from varsr_engine.dispatch import active_backend
+from varsr_engine.dispatch import Backend, active_backend
 from varsr_engine.engine.convolutions import Convolutional, load_condition_encoder, load_decoder
+from varsr_engine.engine.decoding import decode_in_bands, window_side
+from varsr_engine.engine.device import check_fp8
 from varsr_engine.engine.graphs import CudaCapture, GraphCache, Tensors, run_in_chunks
 from varsr_engine.engine.parts import Part
+from varsr_engine.engine.quantization import Fp8Switches
 from varsr_engine.engine.refiner_loop import RefinerLoop
 from varsr_engine.engine.request import BatchRequest
 from varsr_engine.engine.scale_loop import OnStage, ScaleLoop, ScaleResult
@@ -79,14 +82,22 @@ class Pipeline:
         on_progress: Callable[[int, int], None] | None = None,
         *,
         largest_graph: int | None = None,
+        attention: Backend | None = None,
+        fp8: Fp8Switches | None = None,
     ) -> None:
-        """largest_graph: on a GPU, batches up to this size run as CUDA graphs; None: none does."""
+        """largest_graph: on a GPU, batches up to this size run as CUDA graphs; None: none does.
+
+        attention: the backend of `scale_attention`, as dispatch chooses if None. fp8: where products are FP8.
+        Raises KernelUnavailableError where they cannot be.
+        """
         self.config: ModelConfig = checkpoint.config
         self._largest_graph = largest_graph
         self._graphs = None if largest_graph is None or device.type != "cuda" else GraphCache(CudaCapture(device))
         self.device, self.dtype = device, dtype
+        if fp8 is not None:
+            check_fp8(device)
         root = Reader(checkpoint, device, dtype)
-        self._scale_loop = ScaleLoop(self.config, load_transformer(root, on_progress), device, dtype)
+        self._scale_loop = ScaleLoop(self.config, load_transformer(root, on_progress, fp8), device, dtype, attention)
         self._refiner_loop = RefinerLoop(self.config, device)
 
         def part_of(load: Callable[[Reader], object], *prefixes: str) -> Part:  # type: ignore[type-arg]
@@ -241,6 +252,20 @@ class Pipeline:
         On a CPU one at a time, to bound the memory. Raises NumericalError if a pixel is not finite.
         """
         return checked_finite(self._decoded(latent))
+
+    @torch.inference_mode()
+    def decode_in_bands(self, latent: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The image of one latent (Z, H, W) of any size in bands (3, h, W * f) in [0, 1] on the CPU, memory bounded.
+
+        A latent of one window is decoded as by `decode`. Raises NumericalError if a pixel is not finite.
+        """
+        side = window_side(self.config, self.dtype.itemsize)
+
+        def decode(decoder: Convolutional) -> Iterator[torch.Tensor]:
+            return decode_in_bands(decoder, latent, side, self.config.downsample)
+
+        for band in self._decoder.run(decode):
+            yield checked_finite(band.clamp_(-1, 1).mul_(0.5).add_(0.5)[None])[0].cpu()
 
     def _decoded(self, latent: torch.Tensor) -> torch.Tensor:
         def decode(decoder: Convolutional) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from varsr_engine.config import ModelConfig
+from varsr_engine.engine.quantization import Fp8Switches
 
 # Parameters that the engine folds into tables, or never reads.
 NOT_LOADED = re.compile(r"^transformer\..*ada_lin\.|^vae\.(encoder|quant_conv)\.")
@@ -30,11 +31,21 @@ class MemoryPlan:
         return self.weights + max(self.stages.values())
 
 
-def weight_bytes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> int:
-    """Of the weights as the engine holds them; a few constants in float32 excepted, below 1 % of a published model."""
+def weight_bytes(
+    config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, fp8: Fp8Switches | None = None
+) -> int:
+    """Of the weights as the engine holds them; a few constants in float32 excepted, below 1 % of a published model.
+
+    A layer that is FP8 at every step is held in FP8 alone, one that is at some steps in both forms.
+    """
     loaded = sum(torch.Size(shape).numel() for name, shape in shapes.items() if not NOT_LOADED.search(name))
     tables = config.class_rows * (6 * config.depth + 2) * config.embed_dim + config.vocab_size * config.embed_dim
-    return loaded * dtype.itemsize + tables * 4
+    total = loaded * dtype.itemsize + tables * 4
+    if fp8 is not None and fp8.steps:
+        quantized = len(fp8.layers) * (3 + 2 * config.mlp_ratio) * config.embed_dim**2  # qkv, fc1, fc2
+        always = len(fp8.steps) == config.num_scales
+        total += quantized * (1 - dtype.itemsize if always else 1)
+    return total
 
 
 def kv_cache_bytes(config: ModelConfig, batch: int, dtype: torch.dtype) -> int:
@@ -43,7 +54,11 @@ def kv_cache_bytes(config: ModelConfig, batch: int, dtype: torch.dtype) -> int:
 
 
 def memory_plan(
-    config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], batch: int, dtype: torch.dtype
+    config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    batch: int,
+    dtype: torch.dtype,
+    fp8: Fp8Switches | None = None,
 ) -> MemoryPlan:
     """Of a batch that runs as one, on a GPU. shapes: of the checkpoint's parameters.
 
@@ -57,7 +72,7 @@ def memory_plan(
     }
     if config.has_prefix:
         stages = {"condition": _condition(config, batch, element), **stages}
-    return MemoryPlan(batch, weight_bytes(config, shapes, dtype), stages, cache)
+    return MemoryPlan(batch, weight_bytes(config, shapes, dtype, fp8), stages, cache)
 
 
 def _condition(config: ModelConfig, batch: int, element: int) -> int:
@@ -112,10 +127,14 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def largest_batch(
-    config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, available: int
+    config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    available: int,
+    fp8: Fp8Switches | None = None,
 ) -> int:
     """The most images a batch that `available` bytes hold, weights and a reserve included; 0 where not one fits."""
     batch = 0
-    while batch < 1024 and memory_plan(config, shapes, batch + 1, dtype).peak + RESERVE <= available:
+    while batch < 1024 and memory_plan(config, shapes, batch + 1, dtype, fp8).peak + RESERVE <= available:
         batch += 1
     return batch

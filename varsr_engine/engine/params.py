@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from varsr_engine.config import ColorFix, reject_unknown_keys
+from varsr_engine.config import ColorFix, ModelConfig, reject_unknown_keys
+from varsr_engine.engine.quantization import QUANTIZATIONS, Fp8Switches, parse_indices
 from varsr_engine.errors import InvalidParamsError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 AlphaMode = Literal["keep", "drop"]
 RefinerMode = Literal["on", "off"]
-TileMode = Literal["auto", "off"]
+TileMode = Literal["auto", "published", "off"]
 
 MAX_SEED = 2**63 - 1
 
@@ -50,8 +51,9 @@ class UpscaleParams:
     refiner_temperature: factor on the refiner's noise, its start included; below 1 smoother, 0 deterministic.
     color_fix: how the output's colours are brought back to the input's.
     fidelity: share of the resized input in the output: 0 is the network's own result, 1 the input.
-    tile: auto cuts outputs larger than the model's tile into overlapping tiles; off resizes every image to one tile
-    and its result back. tile_overlap: latent cells that neighbouring tiles share (a quarter of a tile if None).
+    tile: auto cuts outputs larger than the model's tile into overlapping tiles, and decodes in bounded memory;
+    published decodes the whole latent at once, as the published code does; off resizes every image to one tile and its
+    result back. tile_overlap: latent cells that neighbouring tiles share (a quarter of a tile if None).
     """
 
     scale: float | None = None
@@ -136,8 +138,11 @@ class EngineConfig:
     """Where and how an engine runs, and what it refuses to open.
 
     device: auto, cpu, cuda or cuda:N. dtype: auto (float32 on a CPU, float16 on CUDA), fp32, fp16 or bf16.
-    backend: kernels to use; auto takes the first that can run. batch_size: images, or tiles of one image, a forward
+    backend: kernels to use; auto takes the first that can run. attention: of the scales, on its own: auto follows
+    backend; cudnn and flash are libraries (docs/architecture.md). batch_size: images, or tiles of one image, a forward
     pass; None: one image, or as many tiles as the model's size lets gain from it.
+    quantization: fp8 multiplies in 8-bit floating point where fp8_layers and fp8_steps (of the scale loop) say: all, or
+    indices from 0 such as 0,5-9 (docs/quantization.md).
     cuda_graphs: on a GPU, run a batch as one CUDA graph, captured at its size's first use (or by `Engine.warmup`).
     max_decoder_bytes: memory that decoding an image of several tiles may take. The limits are checked before an image
     is decoded.
@@ -146,6 +151,10 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     backend: str = "auto"
+    attention: str = "auto"
+    quantization: str = "none"
+    fp8_layers: str = "all"
+    fp8_steps: str = "all"
     batch_size: int | None = None
     cuda_graphs: bool = True
     max_input_pixels: int = 64 * 1024 * 1024
@@ -165,6 +174,16 @@ class EngineConfig:
             else:
                 _require(isinstance(value, str) and value != "", f.name, "a name", value)
         _require(self.dtype in DTYPE_NAMES, "dtype", f"one of {', '.join(DTYPE_NAMES)}", self.dtype)
+        _require(self.quantization in QUANTIZATIONS, "quantization", " or ".join(QUANTIZATIONS), self.quantization)
+        for name in ("fp8_layers", "fp8_steps"):
+            parse_indices(name, getattr(self, name))
+
+    def fp8_switches(self, model: ModelConfig) -> Fp8Switches | None:
+        """Where a model's products are FP8; None: nowhere. InvalidParamsError for layers that it does not have."""
+        if self.quantization == "none":
+            return None
+        layers = parse_indices("fp8_layers", self.fp8_layers, model.depth)
+        return Fp8Switches(layers, parse_indices("fp8_steps", self.fp8_steps, model.num_scales))
 
     @property
     def read_limits(self) -> ReadLimits:

@@ -1,4 +1,7 @@
-"""What `Engine.upscale` returns: the picture, how to reproduce it, and how long each stage took."""
+"""What `Engine.upscale` returns: the picture, how to reproduce it, and how long each stage took.
+
+`Engine.upscale_to` returns the same without the pixels, which are in the file.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True, slots=True)
-class UpscaleResult:
-    """An upscaled picture. `seed` reproduces it with the same parameters, model, device and version."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpscaleReport:
+    """How an image was upscaled. `seed` reproduces it with the same parameters, model, device and version."""
 
-    picture: Picture  # float RGB and alpha, with the metadata of the source
-    source_size: tuple[int, int]  # (width, height)
+    size: tuple[int, int]  # (width, height) of the output, in pixels
+    source_size: tuple[int, int]
     seed: int
     model_id: str
     engine_version: str
@@ -31,10 +34,26 @@ class UpscaleResult:
     tiles: int = 1
     seam_score: float | None = None  # of several tiles: gradients where they meet over those elsewhere; 1 is seamless
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.picture.size
+    def stats(self) -> dict[str, Any]:
+        """Everything but the pixels, as JSON types."""
+        return {
+            "size": list(self.size),
+            "source_size": list(self.source_size),
+            "seed": self.seed,
+            "model": self.model_id,
+            "version": self.engine_version,
+            "tiles": self.tiles,
+            "seam_score": None if self.seam_score is None else round(self.seam_score, 4),
+            "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpscaleResult(UpscaleReport):
+    """An upscaled picture, and how it was upscaled."""
+
+    picture: Picture  # float RGB and alpha, with the metadata of the source
 
     @property
     def image(self) -> Image.Image:
@@ -67,17 +86,3 @@ class UpscaleResult:
     def encode(self, format: str = "PNG", *, quality: int = 95) -> bytes:
         """The picture as PNG, JPEG, WEBP or TIFF bytes."""
         return encode_picture(self.picture, format, quality=quality)
-
-    def stats(self) -> dict[str, Any]:
-        """Everything but the pixels, as JSON types."""
-        return {
-            "size": list(self.size),
-            "source_size": list(self.source_size),
-            "seed": self.seed,
-            "model": self.model_id,
-            "version": self.engine_version,
-            "tiles": self.tiles,
-            "seam_score": None if self.seam_score is None else round(self.seam_score, 4),
-            "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
-            "warnings": list(self.warnings),
-        }

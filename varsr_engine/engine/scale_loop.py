@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from varsr_engine.config import ModelConfig
+from varsr_engine.dispatch import Backend
 from varsr_engine.engine.kv_cache import KVCache
 from varsr_engine.engine.noise import SAMPLING_STREAM, map_positions, tile_positions
 from varsr_engine.engine.request import BatchRequest
@@ -17,6 +18,7 @@ from varsr_engine.kernels.gated_residual import gated_residual
 from varsr_engine.kernels.guided_sample import Sampling, guided_sample
 from varsr_engine.kernels.mlp import mlp
 from varsr_engine.kernels.qkv_norm_rope_cache import qkv_norm_rope_cache
+from varsr_engine.kernels.quantized import QuantizedRows, QuantizedWeight, Rows, groups
 from varsr_engine.kernels.scale_attention import scale_attention
 from varsr_engine.kernels.scale_handoff import scale_handoff
 from varsr_engine.model.varsr import Trace
@@ -37,27 +39,58 @@ class Scratch(NamedTuple):
     queries: torch.Tensor  # (2B, L, C) compute dtype
     attended: torch.Tensor  # (2B, L, C) compute dtype
     hidden: torch.Tensor  # (2B, L, 4C) compute dtype
+    fp8_normalised: QuantizedRows | None = None  # instead of those two, in quantized layers
+    fp8_hidden: QuantizedRows | None = None
 
     @classmethod
-    def allocate(cls, config: ModelConfig, rows: int, device: torch.device, dtype: torch.dtype) -> Scratch:
+    def allocate(
+        cls, config: ModelConfig, rows: int, device: torch.device, dtype: torch.dtype, fp8: bool = False
+    ) -> Scratch:
         """Buffers for `rows` sequences of the longest step."""
-        C, L = config.embed_dim, max(config.step_lengths)
-        return cls(*(torch.empty(rows, L, w, device=device, dtype=dtype) for w in (C, C, C, C * config.mlp_ratio)))
+        C, F, L = config.embed_dim, config.embed_dim * config.mlp_ratio, max(config.step_lengths)
+        normalised, queries, attended, hidden = (
+            torch.empty(rows, L, width, device=device, dtype=dtype) for width in (C, C, C, F)
+        )
+        if not fp8:
+            return cls(normalised, queries, attended, hidden)
+        fp8_normalised = QuantizedRows.empty(rows, L, C, 1, device)
+        fp8_hidden = QuantizedRows.empty(rows, L, F, groups(F), device)
+        return cls(normalised, queries, attended, hidden, fp8_normalised, fp8_hidden)
 
     def narrow(self, length: int) -> Scratch:
         """The same memory for sequences of another length."""
-        parts = (t.view(-1)[: t.shape[0] * length * t.shape[2]].view(t.shape[0], length, t.shape[2]) for t in self)
-        return Scratch(*parts)
+
+        def narrowed(t: torch.Tensor) -> torch.Tensor:
+            rows, _, width = t.shape
+            return t.view(-1)[: rows * length * width].view(rows, length, width)
+
+        normalised, queries, attended, hidden = map(narrowed, self[:4])
+        fp8_normalised, fp8_hidden = (rows and QuantizedRows(*map(narrowed, rows)) for rows in self[4:])
+        return Scratch(normalised, queries, attended, hidden, fp8_normalised, fp8_hidden)
+
+    def rows_for(self, block: BlockWeights) -> tuple[Rows, Rows]:
+        """(normalised, hidden) in the form that the block multiplies."""
+        if isinstance(block.qkv.weight, QuantizedWeight):
+            assert self.fp8_normalised is not None and self.fp8_hidden is not None
+            return self.fp8_normalised, self.fp8_hidden
+        return self.normalised, self.hidden
 
 
 class ScaleLoop:
     """Runs the transformer over all scales for one batch; rows are [conditional B][unconditional B]."""
 
     def __init__(
-        self, config: ModelConfig, weights: TransformerWeights, device: torch.device, dtype: torch.dtype
+        self,
+        config: ModelConfig,
+        weights: TransformerWeights,
+        device: torch.device,
+        dtype: torch.dtype,
+        attention: Backend | None = None,
     ) -> None:
+        """attention: the backend of `scale_attention`, as dispatch chooses if None."""
         self.config, self.weights = config, weights
         self.device, self.dtype = device, dtype
+        self._attention = attention
         ratios = [config.guidance_ratio(step) for step in range(config.num_scales)]
         self._ratios = torch.tensor(ratios, dtype=torch.float32, device=device)
         self._cells = [map_positions(side, device) for side in config.patch_nums]
@@ -74,14 +107,16 @@ class ScaleLoop:
         rows = torch.cat((request.labels, torch.full_like(request.labels, config.uncond_label)))
         modulation, head_modulation = w.adaln[rows], w.head_adaln[rows]
         cache = KVCache(config, 2 * B, self.device, self.dtype)
-        scratch = Scratch.allocate(config, 2 * B, self.device, self.dtype)
+        scratch = Scratch.allocate(config, 2 * B, self.device, self.dtype, fp8=bool(w.fp8_steps))
         x = self._first_input(prefix, rows)
         f_hat = x.new_zeros(B, config.latent_channels, config.latent_side, config.latent_side)
         strengths = self._ratios[:, None] * request.guidance
         start, last = 0, config.num_scales - 1
         for step, length in enumerate(config.step_lengths):
             predicting = config.patch_nums[step] ** 2  # of step 0 only the class token predicts
-            x = self._run_blocks(x, modulation, cache, scratch.narrow(length), start, predicting, final=step == last)
+            blocks = w.fp8_blocks if step in w.fp8_steps else w.blocks
+            buffers = scratch.narrow(length)
+            x = self._run_blocks(x, blocks, modulation, cache, buffers, start, predicting, final=step == last)
             start += length
             tokens = self._sample(x, head_modulation, request, strengths[step], step, trace)
             if step < last:
@@ -111,6 +146,7 @@ class ScaleLoop:
     def _run_blocks(
         self,
         x: torch.Tensor,
+        blocks: list[BlockWeights],
         modulation: torch.Tensor,
         cache: KVCache,
         scratch: Scratch,
@@ -124,8 +160,8 @@ class ScaleLoop:
         step (`final`) a layer's cache is given back as soon as it has been read.
         """
         L = x.shape[1]
-        for index, block in enumerate(self.weights.blocks):
-            queries = predicting if index == len(self.weights.blocks) - 1 else L
+        for index, block in enumerate(blocks):
+            queries = predicting if index == len(blocks) - 1 else L
             x = self._block(x, block, modulation[:, index], cache.layer(index), start, queries, scratch)
             if final:
                 cache.release(index)
@@ -144,17 +180,22 @@ class ScaleLoop:
         w, eps, end = self.weights, self.config.norm_eps, start + x.shape[1]
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unbind(1)
         k, v = kv
-        h = adaln(x, scale1, shift1, eps, out=scratch.normalised)
+        h = adaln(x, scale1, shift1, eps, out=scratch.rows_for(block)[0])
         if queries < x.shape[1]:
             x, scratch = x[:, -queries:].contiguous(), scratch.narrow(queries)
         q = scratch.queries.view(x.shape[0], self.config.num_heads, queries, self.config.head_dim)
         rope = w.rope_cos[start:end], w.rope_sin[start:end]
-        qkv_norm_rope_cache(h, *block.qkv, block.q_scale, *rope, k, v, start, num_queries=queries, out=q)
-        attended = scale_attention(q, k[:, :, :end], v[:, :, :end], out=scratch.attended, bound=block.score_bound)
+        qkv, fc1, fc2 = block.qkv, block.fc1, block.fc2
+        qkv_norm_rope_cache(h, qkv.weight, qkv.bias, block.q_scale, *rope, k, v, start, num_queries=queries, out=q)
+        keys, values = k[:, :, :end], v[:, :, :end]
+        attended = scale_attention(
+            q, keys, values, out=scratch.attended, bound=block.score_bound, backend=self._attention
+        )
         gated_residual(x, attended, *block.proj, gate1, out=x)
-        h = adaln(x, scale2, shift2, eps, out=scratch.normalised)
-        hidden = mlp(h, *block.fc1, out=scratch.hidden)
-        return gated_residual(x, hidden, *block.fc2, gate2, out=x)
+        normalised, hidden = scratch.rows_for(block)
+        h = adaln(x, scale2, shift2, eps, out=normalised)
+        hidden = mlp(h, fc1.weight, fc1.bias, out=hidden)
+        return gated_residual(x, hidden, fc2.weight, fc2.bias, gate2, out=x)
 
     def _sample(
         self,

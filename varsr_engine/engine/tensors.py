@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from varsr_engine.checkpoint import Checkpoint
-from varsr_engine.config import ModelConfig
 from varsr_engine.dispatch import check_backend, use_backend
 from varsr_engine.engine.device import resolve_device, resolve_dtype
 from varsr_engine.engine.generation import Generation, Pipeline
 from varsr_engine.engine.graphs import graph_sizes
+from varsr_engine.engine.memory import RESERVE, MemoryPlan, available_bytes, largest_batch, memory_plan
 from varsr_engine.engine.params import MAX_SEED, EngineConfig
 from varsr_engine.engine.request import BatchRequest, PerImage, batch_request, per_image
 from varsr_engine.engine.scale_loop import OnStage
@@ -32,16 +32,32 @@ class TensorEngine:
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.config = config
+        self.model_config, self._shapes = checkpoint.config, checkpoint.shapes
         self.device = resolve_device(config.device)
         self.dtype = resolve_dtype(config.dtype, self.device)
-        self._backend = check_backend(config.backend)
-        largest = (config.batch_size or LARGEST_GRAPH) if config.cuda_graphs else None
+        self._backend, attention = check_backend(config.backend), check_backend(config.attention)
+        self._fp8 = config.fp8_switches(checkpoint.config)
+        self._largest_batch = config.batch_size or self._largest_graph()
+        largest = self._largest_batch if config.cuda_graphs else None
         with self._on_backend():  # weights take the form that it multiplies with
-            self._pipeline = Pipeline(checkpoint, self.device, self.dtype, on_progress, largest_graph=largest)
+            self._pipeline = Pipeline(
+                checkpoint,
+                self.device,
+                self.dtype,
+                on_progress,
+                largest_graph=largest,
+                attention=attention,
+                fp8=self._fp8,
+            )
+
+    def memory_plan(self, batch: int) -> MemoryPlan:
+        """What a batch of that many images takes on a GPU, told without taking it."""
+        return memory_plan(self.model_config, self._shapes, batch, self.dtype, self._fp8)
 
     @property
-    def model_config(self) -> ModelConfig:
-        return self._pipeline.config
+    def captures_graphs(self) -> bool:
+        """Whether batches run as CUDA graphs, whose first use takes longer: see `warmup`."""
+        return self.device.type == "cuda" and self.config.cuda_graphs
 
     def warmup(self, batch_sizes: Sequence[int] | None = None, on_progress: OnProgress | None = None) -> None:
         """Load every part, and on a GPU compile the kernels and capture the graphs, so that no request waits for it.
@@ -50,10 +66,11 @@ class TensorEngine:
         Kernels compiled once are read from Triton's cache on disk by later processes.
         """
         self._require_prefix("warmup")
-        largest = self.config.batch_size or LARGEST_GRAPH
-        graphed = self.device.type == "cuda" and self.config.cuda_graphs
-        sizes = sorted(batch_sizes, reverse=True) if batch_sizes else graph_sizes(largest) if graphed else [1]
+        every = graph_sizes(self._largest_batch) if self.captures_graphs else [1]
+        sizes = sorted(batch_sizes or every, reverse=True)
         side = self.model_config.image_side
+        if self.captures_graphs:
+            self._require_memory(max(sizes))
         for done, size in enumerate(sizes):
             if on_progress is not None:
                 on_progress(done, len(sizes))
@@ -209,19 +226,59 @@ class TensorEngine:
                     f"noise must be (steps + 1, B * n, p^2, Z) = {shape}, got {tuple(noise.shape)}"
                 )
             noise = noise.to(self.device, torch.float32)
-        with self._running(f"a batch of {request.batch}: lower batch_size"):
+        with self._running(f"a batch of {request.batch}", request.batch):
             return self._pipeline.generate(
                 lr, request, seeds=seeds, steps=steps, refine=refine, noise=noise, trace=trace, on_stage=on_stage
             )
 
-    def _on_backend(self) -> contextlib.AbstractContextManager[None]:
-        return use_backend(self._backend) if self._backend else contextlib.nullcontext()
+    def _largest_graph(self) -> int:
+        """As many images as gain from one batch, or as this GPU holds."""
+        available = available_bytes(self.device) if self.device.type == "cuda" else None
+        if available is None:
+            return LARGEST_GRAPH
+        return min(
+            LARGEST_GRAPH, max(1, largest_batch(self.model_config, self._shapes, self.dtype, available, self._fp8))
+        )
 
     @contextlib.contextmanager
-    def _running(self, what: str) -> Iterator[None]:
-        """The engine's backend, and errors of memory in words."""
+    def _on_backend(self) -> Iterator[None]:
+        """The backend that was asked for. On a GPU float32 is float32 in cuDNN too, as it is elsewhere in torch; and
+        cuDNN tries its algorithms where a graph will repeat the one that it finds."""
+        with contextlib.ExitStack() as stack:
+            if self._backend:
+                stack.enter_context(use_backend(self._backend))
+            if self.device.type == "cuda":
+                search = self.captures_graphs
+                stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=search, allow_tf32=False))
+            yield
+
+    @contextlib.contextmanager
+    def _running(self, what: str, batch: int | None = None) -> Iterator[None]:
+        """The engine's backend, and errors of memory in words: for a batch also what it takes and what would fit."""
         try:
             with self._on_backend():
                 yield
         except (MemoryError, torch.OutOfMemoryError) as error:
-            raise ResourceExhaustedError(f"not enough memory for {what} ({error})") from error
+            if batch is None:
+                raise ResourceExhaustedError(f"not enough memory for {what} ({error})") from error
+            raise self._out_of_memory(what, batch) from error
+
+    def _out_of_memory(self, what: str, batch: int) -> ResourceExhaustedError:
+        needed, available = self.memory_plan(batch).peak, available_bytes(self.device)
+        if available is None:
+            return ResourceExhaustedError(f"not enough memory for {what}; lower batch_size", needed=needed)
+        fits = min(batch - 1, largest_batch(self.model_config, self._shapes, self.dtype, available, self._fp8))
+        advice = f"batch_size {fits} fits" if fits > 0 else "free some, or take a smaller model"
+        return ResourceExhaustedError(
+            f"not enough memory for {what}: it takes about {needed / 1024**3:.1f} GiB, of which "
+            f"{available / 1024**3:.1f} are available on {self.device}; {advice}",
+            needed=needed,
+            available=available,
+            largest_batch=fits,
+        )
+
+    def _require_memory(self, batch: int) -> None:
+        """Raise ResourceExhaustedError where a batch cannot fit, before anything is allocated for it."""
+        available = available_bytes(self.device)
+        if available is not None and self.memory_plan(batch).peak + RESERVE > available:
+            raise self._out_of_memory(f"a batch of {batch}", batch)

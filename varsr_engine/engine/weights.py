@@ -13,7 +13,9 @@ import torch.nn.functional as F
 
 from varsr_engine.checkpoint import Checkpoint
 from varsr_engine.config import ModelConfig
+from varsr_engine.engine.quantization import Fp8Switches
 from varsr_engine.kernels.linear import prepare_linear
+from varsr_engine.kernels.quantized import QuantizedWeight, quantize_weight
 from varsr_engine.kernels.refiner_block import RefinerBlockWeights
 from varsr_engine.kernels.scale_attention import static_bound
 from varsr_engine.kernels.scale_handoff import Handoff
@@ -54,6 +56,13 @@ class Reader:
         """Weight and bias of a linear layer, in the compute dtype; the bias does not hold on to the file's mapping."""
         return Linear(self.factor(name + ".weight"), self.compute(name + ".bias").clone())
 
+    def quantized(self, name: str) -> QuantizedWeight:
+        """A matrix as e4m3 with a scale a row, from the file's own values and not through the compute dtype."""
+        return quantize_weight(self.exact(name))
+
+    def quantized_linear(self, name: str) -> QuantizedLinear:
+        return QuantizedLinear(self.quantized(name + ".weight"), self.compute(name + ".bias").clone())
+
     def under(self, prefix: str) -> Reader:
         """The same reader for names under a prefix."""
         return Reader(self.checkpoint, self.device, self.dtype, self._get, self._prefix + prefix)
@@ -68,15 +77,28 @@ class Linear(NamedTuple):
     bias: torch.Tensor  # (out,)
 
 
+class QuantizedLinear(NamedTuple):
+    weight: QuantizedWeight  # (out, in)
+    bias: torch.Tensor  # (out,), in the compute dtype
+
+
+class Products(NamedTuple):
+    """The linear layers of a block that may be quantized."""
+
+    qkv: Linear | QuantizedLinear
+    fc1: Linear | QuantizedLinear
+    fc2: Linear | QuantizedLinear
+
+
 class BlockWeights(NamedTuple):
     """One transformer block; its adaLN linear is folded away."""
 
-    qkv: Linear
+    qkv: Linear | QuantizedLinear
     q_scale: torch.Tensor  # (H,) float32
     score_bound: torch.Tensor | None  # q_scale, where attention may rely on it: keys have length 1
     proj: Linear
-    fc1: Linear
-    fc2: Linear
+    fc1: Linear | QuantizedLinear
+    fc2: Linear | QuantizedLinear
 
 
 class TransformerWeights(NamedTuple):
@@ -85,6 +107,8 @@ class TransformerWeights(NamedTuple):
     adaln: torch.Tensor  # (classes, layers, 6, C): gates, scales, shifts of both halves of each block
     head_adaln: torch.Tensor  # (classes, 2, C): scale, shift
     blocks: list[BlockWeights]
+    fp8_blocks: list[BlockWeights]  # the same, but for quantized layers; those of the steps in fp8_steps
+    fp8_steps: frozenset[int]
     head: Linear
     codebook: torch.Tensor  # (V, Z)
     codebook_embedding: torch.Tensor  # (V, C): word_embed(codebook)
@@ -121,16 +145,22 @@ def fold_class_linear(read: Reader, name: str, cond: torch.Tensor, parts: int) -
     return table.unflatten(-1, (parts, cond.shape[-1]))
 
 
-def load_block(read: Reader, name: str, config: ModelConfig) -> BlockWeights:
+def load_products(read: Reader, name: str, *, fp8: bool) -> Products:
     bias = qkv_bias(read.compute(f"{name}.attn.q_bias"), read.compute(f"{name}.attn.v_bias"))
+    qkv, fc1, fc2 = f"{name}.attn.mat_qkv.weight", f"{name}.ffn.fc1", f"{name}.ffn.fc2"
+    if fp8:
+        weight = read.quantized(qkv)
+        return Products(QuantizedLinear(weight, bias), read.quantized_linear(fc1), read.quantized_linear(fc2))
+    return Products(Linear(read.factor(qkv, parts=3), bias), read.linear(fc1), read.linear(fc2))
+
+
+def load_block(read: Reader, name: str, config: ModelConfig, *, fp8: bool = False) -> BlockWeights:
     q_scale = q_scales(read.exact(f"{name}.attn.scale_mul_1H11"), config.max_log_scale)
     return BlockWeights(
-        qkv=Linear(read.factor(f"{name}.attn.mat_qkv.weight", parts=3), bias),
         q_scale=q_scale,
         score_bound=static_bound(q_scale),
         proj=read.linear(f"{name}.attn.proj"),
-        fc1=read.linear(f"{name}.ffn.fc1"),
-        fc2=read.linear(f"{name}.ffn.fc2"),
+        **load_products(read, name, fp8=fp8)._asdict(),
     )
 
 
@@ -149,14 +179,27 @@ def load_handoff(read: Reader, quantizer: Reader, config: ModelConfig, step: int
     )
 
 
-def load_transformer(root: Reader, on_progress: Callable[[int, int], None] | None = None) -> TransformerWeights:
-    """Everything the scale loop needs. on_progress is called with (blocks done, blocks in all)."""
+def load_transformer(
+    root: Reader, on_progress: Callable[[int, int], None] | None = None, fp8: Fp8Switches | None = None
+) -> TransformerWeights:
+    """Everything the scale loop needs. on_progress is called with (blocks done, blocks in all).
+
+    fp8: where it is not every step, a quantized layer is held twice.
+    """
     config, read, quantizer = root.config, root.under("transformer."), root.under("vae.quantize.")
     cond, codebook = read.exact("class_emb.weight"), quantizer.exact("embedding.weight")
-    tables, blocks = [], []
+    fp8 = fp8 or Fp8Switches(frozenset(), frozenset())
+    always = len(fp8.steps) == config.num_scales
+    tables, blocks, fp8_blocks = [], [], []
     for i in range(config.depth):
         tables.append(fold_class_linear(read, f"blocks.{i}.ada_lin.1", cond, 6))
-        blocks.append(load_block(read.transient(), f"blocks.{i}", config))  # panels do not keep the mapping
+        name, transient, quantized = f"blocks.{i}", read.transient(), i in fp8.layers  # panels do not keep the mapping
+        block = load_block(transient, name, config, fp8=quantized and always)
+        blocks.append(block)
+        if quantized and fp8.steps and not always:
+            products = load_products(transient, name, fp8=True)
+            block = block._replace(qkv=products.qkv, fc1=products.fc1, fc2=products.fc2)
+        fp8_blocks.append(block)
         if on_progress is not None:
             on_progress(i + 1, config.depth)
     cos, sin = rope_tables(config)
@@ -166,6 +209,8 @@ def load_transformer(root: Reader, on_progress: Callable[[int, int], None] | Non
         adaln=torch.stack(tables, dim=1),
         head_adaln=fold_class_linear(read, "head_nm.ada_lin.1", cond, 2),
         blocks=blocks,
+        fp8_blocks=fp8_blocks,
+        fp8_steps=fp8.steps if fp8.layers else frozenset(),
         head=read.transient().linear("head"),
         codebook=codebook,
         codebook_embedding=F.linear(codebook, read.exact("word_embed.weight"), read.exact("word_embed.bias")),

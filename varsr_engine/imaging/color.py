@@ -8,8 +8,9 @@ from torch import Tensor
 
 from varsr_engine.errors import InvalidParamsError
 
-_EPS = 1e-5
+EPS = 1e-5
 _WAVELET_LEVELS = 5
+WAVELET_REACH = 2**_WAVELET_LEVELS - 1  # rows and columns that a pixel's low frequency sees on each side
 
 
 def color_fix(name: str, content: Tensor, style: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def _mean_std(image: Tensor) -> tuple[Tensor, Tensor]:
     # One pixel has no unbiased variance (0 / 0); its variance is 0.
     correction = 1 if image.shape[-2] * image.shape[-1] > 1 else 0
     variance, mean = torch.var_mean(image, dim=(2, 3), correction=correction, keepdim=True)
-    return mean, (variance + _EPS).sqrt()
+    return mean, (variance + EPS).sqrt()
 
 
 def _low_frequency(image: Tensor) -> Tensor:

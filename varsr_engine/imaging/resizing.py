@@ -33,6 +33,34 @@ def resize_rgb(
     return np.stack([_resize_plane(rgb[..., c], size, resample) for c in range(3)], axis=-1)
 
 
+class ResizedView:
+    """A picture (H, W, 3) resized in float to size = (width, height) as by `resize_rgb`, computed part by part.
+
+    Parts are those of the whole to the rounding of Pillow's float32 coordinates. (In 8 bits they would not be: Pillow
+    clips between its two passes, whose order depends on the size of the part.)
+    """
+
+    def __init__(self, rgb: FloatArray, size: tuple[int, int]) -> None:
+        self.size = size
+        self._rgb = rgb
+        self._same = (rgb.shape[1], rgb.shape[0]) == size
+        self._planes = [] if self._same else [Image.fromarray(np.ascontiguousarray(rgb[..., c])) for c in range(3)]
+
+    def part(self, left: int, top: int, right: int, bottom: int) -> FloatArray:
+        """(bottom - top, right - left, 3) float32 in [0, 1]: these pixels of the resized picture."""
+        if self._same:
+            return self._rgb[top:bottom, left:right]
+        height, width = self._rgb.shape[:2]
+        x, y = width / self.size[0], height / self.size[1]
+        box = (left * x, top * y, min(right * x, width), min(bottom * y, height))
+        size = right - left, bottom - top
+        parts = [np.asarray(plane.resize(size, Image.Resampling.BICUBIC, box=box)) for plane in self._planes]
+        return np.clip(np.stack(parts, axis=-1), 0, 1)
+
+    def rows(self, top: int, bottom: int) -> FloatArray:
+        return self.part(0, top, self.size[0], bottom)
+
+
 def resize_alpha(alpha: FloatArray, size: tuple[int, int]) -> FloatArray:
     """Resize (H, W) float32 in [0, 1] to size = (width, height) with Lanczos, clamped to [0, 1]."""
     if (alpha.shape[1], alpha.shape[0]) == size:

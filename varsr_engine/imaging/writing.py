@@ -18,7 +18,7 @@ from varsr_engine.atomic import atomic_writer
 from varsr_engine.errors import ImageTooLargeError, InvalidParamsError, OutputError
 from varsr_engine.imaging.formats import writable_format
 from varsr_engine.imaging.metadata import icc_space
-from varsr_engine.imaging.picture import Picture
+from varsr_engine.imaging.picture import FloatArray, Picture
 from varsr_engine.imaging.samples import to_uint8, to_uint16
 
 _MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
@@ -71,7 +71,7 @@ def losses(picture: Picture, format: str) -> list[str]:
     lost = []
     if picture.alpha is not None and format == "JPEG":
         lost.append("JPEG has no alpha channel: the transparency was dropped")
-    if picture.bit_depth == 16 and not _sixteen_bit(picture, format):
+    if picture.bit_depth == 16 and not sixteen_bit(picture, format):
         lost.append(f"{_describe(picture)} is written with 8 bits a sample to {format}: the source had 16")
     if picture.icc_profile is not None and not _keeps_icc(picture, format):
         lost.append(f"{format} holds no gray images: the gray ICC profile was dropped")
@@ -84,7 +84,13 @@ def _describe(picture: Picture) -> str:
     return ("gray" if picture.gray else "colour") + (" with alpha" if picture.alpha is not None else "")
 
 
-def _sixteen_bit(picture: Picture, format: str) -> bool:
+def luma(rgb: FloatArray) -> FloatArray:
+    """Rec. 601 luma (H, W) of (H, W, 3), as Pillow's mode L."""
+    gray: FloatArray = rgb @ _LUMA
+    return gray
+
+
+def sixteen_bit(picture: Picture, format: str) -> bool:
     return picture.bit_depth == 16 and picture.gray and picture.alpha is None and format in ("PNG", "TIFF")
 
 
@@ -99,8 +105,8 @@ def _keeps_exif(picture: Picture, format: str) -> bool:
 def pillow_image(picture: Picture, format: str) -> Image.Image:
     """The picture in the mode and depth that `format` is given."""
     gray = picture.gray and format != "WEBP"
-    color = (picture.rgb @ _LUMA)[..., None] if gray else picture.rgb
-    if _sixteen_bit(picture, format):
+    color = luma(picture.rgb)[..., None] if gray else picture.rgb
+    if sixteen_bit(picture, format):
         return Image.frombytes("I;16", picture.size, to_uint16(color).astype("<u2").tobytes())
     samples = to_uint8(color)
     if picture.alpha is not None and format != "JPEG":

@@ -1,0 +1,100 @@
+"""Decoding a latent of any size in bounded memory: window by window, blended, given out as bands of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from varsr_engine.config import ModelConfig
+from varsr_engine.engine.convolutions import Convolutional
+from varsr_engine.engine.memory import decoder_bytes
+from varsr_engine.engine.tiling import axis_offsets
+
+OVERLAP = 8  # cells that neighbouring windows share
+# Cells at a window's inner edges that count for nothing: there convolutions see the zeros beyond the window.
+MARGIN = 2
+WINDOW_BYTES = 256 * 1024 * 1024  # of a window's maps, unless a tile of the model takes more
+WIDEST_WINDOW = 64  # cells: beyond it the overlaps are a small part, and attention in the window grows with its square
+
+Decode = Callable[[Convolutional, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAxis:
+    """Windows along one axis, in cells, and what each counts for at each pixel."""
+
+    starts: tuple[int, ...]
+    side: int  # of a window; the whole axis where there is one
+    weights: list[torch.Tensor]  # (side * downsample,) a window; those of one pixel add up to 1
+
+
+def window_side(config: ModelConfig, element: int, budget: int = WINDOW_BYTES) -> int:
+    """Cells a side of the largest window whose maps fit the budget; at least a tile of the model."""
+    side = config.latent_side
+    while side < WIDEST_WINDOW and decoder_bytes(config, (2 * side * config.downsample) ** 2, element) <= budget:
+        side *= 2
+    return side
+
+
+def window_axis(length: int, side: int, downsample: int) -> WindowAxis:
+    """The windows of an axis of `length` cells: overlapping, the last one aligned to the border."""
+    if length <= side:
+        return WindowAxis((0,), length, [torch.ones(length * downsample)])
+    overlap = min(OVERLAP, side // 2)
+    margin = min(MARGIN, (overlap - 1) // 2)
+    starts = axis_offsets(length, side, overlap)
+    # Distance of a pixel's centre to the window's edge, cut off at both ends of the overlap: 0 in the margin.
+    pixel = torch.arange(side * downsample, dtype=torch.float64) + 0.5
+    ramp = (overlap - 2 * margin) * downsample
+    total = torch.zeros(length * downsample, dtype=torch.float64)
+    weights = []
+    for start in starts:
+        weight = torch.ones_like(pixel)
+        if start > 0:
+            weight = torch.minimum(weight, (pixel - margin * downsample) / ramp)
+        if start + side < length:
+            weight = torch.minimum(weight, (side * downsample - pixel - margin * downsample) / ramp)
+        weights.append(weight.clamp_min(0))
+        total[start * downsample : (start + side) * downsample] += weights[-1]
+    shares = (
+        (weight / total[start * downsample : (start + side) * downsample]).float()
+        for start, weight in zip(starts, weights, strict=True)
+    )
+    return WindowAxis(starts, side, list(shares))
+
+
+def decode_in_bands(decoder: Convolutional, latent: torch.Tensor, side: int, downsample: int) -> Iterator[torch.Tensor]:
+    """Bands (3, h, W * f) of the image of a latent (Z, H, W), from top to bottom, on the latent's device; not clamped.
+
+    A latent of at most side x side cells is decoded as it is, in one band. A larger one is decoded in windows of that
+    size, which share the statistics of their normalisations (`GroupStatistics`) and attend within themselves.
+    """
+    _, H, W = latent.shape
+    rows, columns = (window_axis(length, side, downsample) for length in (H, W))
+    if len(rows.starts) == len(columns.starts) == 1:
+        yield decoder(latent[None])[0]
+        return
+
+    def window(top: int, left: int) -> torch.Tensor:
+        return decoder(latent[None, :, top : top + rows.side, left : left + columns.side])[0]
+
+    with decoder.statistics.learning():
+        for top in rows.starts:
+            for left in columns.starts:
+                window(top, left)
+    height = rows.side * downsample
+    with decoder.statistics.shared():
+        band = torch.zeros(3, height, W * downsample, device=latent.device)
+        for i, top in enumerate(rows.starts):
+            weight_y = rows.weights[i].to(latent.device)[:, None]
+            for left, weight_x in zip(columns.starts, columns.weights, strict=True):
+                x = left * downsample
+                part = band[..., x : x + columns.side * downsample]
+                part += window(top, left) * (weight_y * weight_x.to(latent.device))
+            finished = ((rows.starts[i + 1] - top) if i + 1 < len(rows.starts) else rows.side) * downsample
+            yield band[:, :finished].clone()
+            rest = band[:, finished:].clone()
+            band.zero_()
+            band[:, : rest.shape[1]] = rest

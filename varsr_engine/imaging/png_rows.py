@@ -1,0 +1,60 @@
+"""A picture written to a PNG while its rows are made: `write_picture` for what does not fit in memory."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from varsr_engine.imaging.picture import FloatArray, Picture
+from varsr_engine.imaging.png_stream import PngStream
+from varsr_engine.imaging.samples import to_uint8, to_uint16
+from varsr_engine.imaging.writing import luma, sixteen_bit
+
+
+class PngRows:
+    """Takes the RGB rows of an upscaled picture; alpha, depth and metadata are the source's, as `write_picture` keeps
+    them. As a context manager it ends the image, unless an error ended it."""
+
+    def __init__(self, file: BinaryIO, source: Picture, size: tuple[int, int]) -> None:
+        self._size, self._gray, self._deep = size, source.gray, sixteen_bit(source, "PNG")
+        self._alpha = None if source.alpha is None else Image.fromarray(source.alpha)
+        channels = (1 if source.gray else 3) + (source.alpha is not None)
+        self._stream = PngStream(
+            file, size, channels, sixteen_bit=self._deep, icc_profile=source.icc_profile, exif=source.exif
+        )
+        self._top = 0
+
+    def __enter__(self) -> PngRows:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._stream.close()
+
+    def write(self, rgb: FloatArray) -> None:
+        """The next rows (h, W, 3) in [0, 1]."""
+        color = luma(rgb)[..., None] if self._gray else rgb
+        bottom = self._top + len(rgb)
+        if self._deep:
+            self._stream.write(to_uint16(color))
+        else:
+            samples = to_uint8(color)
+            if self._alpha is not None:
+                samples = np.concatenate([samples, to_uint8(self._alpha_rows(bottom))[..., None]], axis=2)
+            self._stream.write(np.ascontiguousarray(samples))
+        self._top = bottom
+
+    def _alpha_rows(self, bottom: int) -> FloatArray:
+        assert self._alpha is not None
+        if self._alpha.size == self._size:
+            return np.asarray(self._alpha)[self._top : bottom]
+        width, height = self._alpha.size
+        y = height / self._size[1]
+        box = (0.0, self._top * y, float(width), min(bottom * y, height))
+        size = self._size[0], bottom - self._top
+        return np.clip(np.asarray(self._alpha.resize(size, Image.Resampling.LANCZOS, box=box)), 0, 1)
