@@ -1,14 +1,16 @@
 """Rewrites the tables of README.md and docs/benchmarks.md from benchmarks/results/: no number is typed by hand.
 
 python -m benchmarks.tables
+
+Those of CPUs come from bench_engine.py, those of GPUs from gpu_suite, the newest result of each GPU.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_suite.tables import docs_section, newest, readme_section
 from benchmarks.machine import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -19,7 +21,11 @@ our own transcription of how the published code runs the network, without its ch
 
 """
 NAMES = {"engine": "engine", "published": "published style"}
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+ON_GPU = """## On a GPU
+
+Generated too, from what `python -m benchmarks.gpu_suite` measured: the newest result of each GPU.
+
+"""
 
 
 def engine_results() -> list[dict[str, Any]]:
@@ -77,15 +83,29 @@ def stage_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def replace_between(path: Path, text: str) -> None:
-    before, rest = path.read_text().split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+def replaced(document: str, section: str, text: str) -> str:
+    """The document with `text` between the markers of a section."""
+    begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+    before, rest = document.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
+def readme(document: str) -> str:
+    """README.md with its tables made anew."""
+    document = replaced(document, "results", summary_table(engine_results()))
+    return replaced(document, "gpu results", readme_section(newest(RESULTS)))
+
+
+def benchmarks_page() -> str:
+    """docs/benchmarks.md, all of it."""
+    stages = "\n\n".join(map(stage_table, engine_results()))
+    return f"{PAGE}{stages}\n\n{ON_GPU}{docs_section(newest(RESULTS))}\n"
 
 
 def main() -> None:
-    results = engine_results()
-    replace_between(ROOT / "README.md", summary_table(results))
-    (ROOT / "docs" / "benchmarks.md").write_text(PAGE + "\n\n".join(map(stage_table, results)) + "\n")
+    path = ROOT / "README.md"
+    path.write_text(readme(path.read_text()))
+    (ROOT / "docs" / "benchmarks.md").write_text(benchmarks_page())
 
 
 if __name__ == "__main__":
