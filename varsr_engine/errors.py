@@ -91,6 +91,49 @@ class NumericalError(VarsrError):
     retryable = True
 
 
+class AdmissionError(VarsrError):
+    """The request was not taken, and nothing of it was run: the same request can be sent again, or elsewhere."""
+
+    http_status = 503
+    retryable = True
+
+
+class QueueFullError(AdmissionError):
+    """More tiles wait than the queue's limit allows. `details["retry_after_s"]` estimates when there is room."""
+
+    code = "queue_full"
+    http_status = 429
+
+
+class DrainingError(AdmissionError):
+    """The engine finishes what it has, or is closed, and takes nothing new."""
+
+    code = "draining"
+
+
+class DeadlineExceededError(VarsrError, TimeoutError):
+    """The request's deadline passed before its result was ready."""
+
+    code = "deadline_exceeded"
+    http_status = 504
+    retryable = True
+
+
+class RequestCancelled(VarsrError):
+    """The caller, or the closing of the engine, cancelled the request."""
+
+    code = "cancelled"
+    http_status = 499
+
+
+class EngineDeadError(VarsrError):
+    """The engine can run nothing more: the device was lost, or its scheduler failed. Another process may serve it."""
+
+    code = "engine_dead"
+    http_status = 503
+    retryable = True
+
+
 class ModelLoadError(VarsrError):
     """The weights could not be loaded."""
 
