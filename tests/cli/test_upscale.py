@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import files_in, the_json
+from varsr_engine.commands import upscale as upscale_command
 from varsr_engine.engine.engine import Engine
 from varsr_engine.engine.params import MAX_SEED
 
@@ -449,3 +450,36 @@ def test_a_gpu_is_prepared_before_the_first_image(run, model, picture, monkeypat
     monkeypatch.setattr(Engine, "captures_graphs", True)
     assert run("upscale", source, "-o", "out/b.png", "-n", model, "-b", "2").exit_code == 0
     assert order[1:] == ["warmup [2]", "upscale"]
+
+
+# --- outputs by rows -----------------------------------------------------------------------------------------
+
+
+def test_a_large_png_is_written_by_rows(run, model, picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same file as otherwise, and the same report; whatever needs the whole picture gets it."""
+    source = picture("in/a.png", size=(23, 17))
+    assert run("upscale", source, "-o", "out/whole.png", "-n", model).exit_code == 0
+    calls: list[str] = []
+    upscale_to = Engine.upscale_to
+
+    def recorded(self: Engine, *args: Any, **kwargs: Any) -> Any:
+        calls.append(str(args[1]))
+        return upscale_to(self, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "upscale_to", recorded)
+    monkeypatch.setattr(upscale_command, "STREAM_ABOVE", 100)
+    result = run("upscale", source, "-o", "out/rows.png", "-n", model, "--json")
+    assert result.exit_code == 0, result.stderr
+    (entry,) = the_json(result)["results"]
+    assert calls == ["out/rows.png"] and entry["output"] == "out/rows.png" and entry["size"] == [92, 68]
+    assert "-> out/rows.png  92x68" in result.stderr
+    with Image.open("out/rows.png") as rows, Image.open("out/whole.png") as whole:
+        assert rows.tobytes() == whole.tobytes()
+    for options in (["-o", "out/a.jpg"], ["-o", "out/c.png", "--compare"], ["-o", "out/d.png", "--tile", "off"]):
+        assert run("upscale", source, "-n", model, *options).exit_code == 0
+    assert len(calls) == 1
+    assert run("upscale", source, "-o", "out/rows.png", "-n", model).exit_code != 0  # exists already
+    broken = Path("in/broken.png")
+    broken.write_bytes(b"no image")
+    result = run("upscale", broken, source, "-o", "many/", "--ext", "png", "-n", model)
+    assert result.exit_code == 1 and "1 written, 1 failed" in result.stderr

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
+from PIL import Image
 
 from varsr_engine.commands.plan import (
     Job,
@@ -39,9 +41,19 @@ from varsr_engine.packaged import default_model, packaged_model
 
 if TYPE_CHECKING:
     from varsr_engine.engine.engine import Engine
-    from varsr_engine.engine.result import UpscaleResult
+    from varsr_engine.engine.result import UpscaleReport, UpscaleResult
 
-Outcome = list["UpscaleResult"] | Exception
+STREAM_ABOVE = 16_000_000  # pixels of an output in PNG that is written while it is decoded, by rows
+
+
+class Written(NamedTuple):
+    """An output that is in its file already."""
+
+    report: UpscaleReport
+    losses: list[str]
+
+
+Outcome = list["UpscaleResult"] | Written | Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +163,8 @@ def process(run: UpscaleRun, plan: Plan, engine: Engine, tally: Tally, reporter:
                 raise outcome  # what the model or the device does not take is wrong for every image
             if isinstance(outcome, Exception):
                 lines = [fail(job, job.outputs[0], outcome, run, tally)]
+            elif isinstance(outcome, Written):
+                lines = [note(job, outcome.report, outcome.losses, job.outputs[0], run, tally, reporter)]
             else:
                 pairs = zip(outcome, job.outputs, strict=True)
                 lines = [write(job, result, path, claimed, run, tally, reporter) for result, path in pairs]
@@ -171,7 +185,12 @@ def outcomes(engine: Engine, jobs: list[Job], run: UpscaleRun, reporter: Reporte
         return
     done = 0
     while done < len(jobs):
-        sources = (job.source for job in jobs[done:])
+        if written_by_rows(jobs[done], run):
+            yield by_rows(engine, jobs[done], run, observers)
+            done += 1
+            continue
+        whole = itertools.takewhile(lambda job: not written_by_rows(job, run), jobs[done:])
+        sources = (job.source for job in whole)
         try:
             for result in engine.upscale_many(sources, run.params, on_error="return", **observers):
                 done += 1
@@ -179,6 +198,25 @@ def outcomes(engine: Engine, jobs: list[Job], run: UpscaleRun, reporter: Reporte
         except Exception as error:  # not one of ours, which are returned: a bug, which shall not stop the others
             yield retry(engine, jobs[done], run, reporter) if run.config.images_per_pass > 1 else error
             done += 1
+
+
+def written_by_rows(job: Job, run: UpscaleRun) -> bool:
+    """Whether an output is too large to be held whole for nothing: a PNG that nothing else is made from."""
+    if run.compare or run.params.tile != "auto" or job.outputs[0].suffix.lower() != ".png":
+        return False
+    try:
+        with Image.open(job.source) as image:  # its header
+            width, height = run.params.output_size(*image.size)
+    except Exception:
+        return False  # reading it will say what is wrong
+    return width * height > STREAM_ABOVE
+
+
+def by_rows(engine: Engine, job: Job, run: UpscaleRun, observers: dict[str, Any]) -> Outcome:
+    try:
+        return Written(*engine.upscale_to(job.source, job.outputs[0], run.params, overwrite=run.overwrite, **observers))
+    except Exception as error:
+        return error
 
 
 def retry(engine: Engine, job: Job, run: UpscaleRun, reporter: Reporter) -> Outcome:
@@ -211,9 +249,14 @@ def write(
             write_picture(comparison_path(path), comparison(source, result.picture), overwrite=run.overwrite)
     except Exception as error:
         return fail(job, path, error, run, tally)
-    for text in result.warnings:
-        reporter.warn(text)
-    for text in losses:
+    return note(job, result, losses, path, run, tally, reporter)
+
+
+def note(
+    job: Job, result: UpscaleReport, losses: list[str], path: Path, run: UpscaleRun, tally: Tally, reporter: Reporter
+) -> str:
+    """Put what was written on record; returns the line that says so."""
+    for text in (*result.warnings, *losses):
         reporter.warn(text)
     stats = result.stats()
     stats["warnings"] += losses
