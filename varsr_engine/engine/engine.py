@@ -21,6 +21,7 @@ from varsr_engine.engine.generation import StageClock
 from varsr_engine.engine.large_image import LargeImage
 from varsr_engine.engine.memory import decoder_bytes
 from varsr_engine.engine.params import MAX_SEED, EngineConfig, UpscaleParams
+from varsr_engine.engine.queued import QueuedUpscaling
 from varsr_engine.engine.result import UpscaleReport, UpscaleResult
 from varsr_engine.engine.scale_loop import OnStage
 from varsr_engine.engine.tensors import TensorEngine
@@ -48,8 +49,12 @@ T = TypeVar("T")
 OnTiles = Callable[[int, int], None]  # (tiles done, tiles in all)
 
 
-class Engine(TensorEngine):
-    """A loaded model on one device: images in, images out. Not thread-safe: one call at a time."""
+class Engine(QueuedUpscaling, TensorEngine):
+    """A loaded model on one device: images in, images out. Calls from several threads take turns.
+
+    `upscale` and its kin run in the caller's thread. `submit`, `aupscale`, `stream` and `astream` put images in a queue
+    that one engine thread works off, tiles of several images a batch (`QueuedUpscaling`).
+    """
 
     def __init__(
         self,
@@ -109,8 +114,8 @@ class Engine(TensorEngine):
         forward pass. Raises InputError and its kinds for bad images and parameters.
         """
         params = (params or UpscaleParams()).replace(**changes)
-        picture = self._read(image, params)
-        return self._upscale_batch([picture], params, [self._seed(params)], on_stage, on_tiles)[0]
+        picture = self.read(image, params)
+        return self._upscale_batch([picture], params, [self.seed_of(params)], on_stage, on_tiles)[0]
 
     def upscale_to(
         self,
@@ -132,12 +137,12 @@ class Engine(TensorEngine):
         what `write_picture` raises.
         """
         params = (params or UpscaleParams()).replace(**changes)
-        picture = self._read(image, params)
-        grid = self._grid(picture, params)
+        picture = self.read(image, params)
+        grid = self.grid_of(picture, params)
         if grid is None or params.tile == "published" or writable_format(path) != "PNG":
-            (result,) = self._upscale_batch([picture], params, [self._seed(params)], on_stage, on_tiles)
+            (result,) = self._upscale_batch([picture], params, [self.seed_of(params)], on_stage, on_tiles)
             return result, result.save(path, quality=quality, overwrite=overwrite)
-        seed, size = self._seed(params), params.output_size(*picture.size)
+        seed, size = self.seed_of(params), params.output_size(*picture.size)
         with atomic_writer(path, overwrite=overwrite) as file:
             large = LargeImage(picture, grid, size)
             latents, seconds = self._blended_latent(large.tiles, grid, params, [seed], on_stage, on_tiles)
@@ -166,7 +171,7 @@ class Engine(TensorEngine):
         params = (params or UpscaleParams()).replace(**changes)
         if not seeds:
             raise InvalidParamsError("seeds must hold at least one seed")
-        return self._upscale_batch([self._read(image, params)], params, list(seeds), on_stage, on_tiles)
+        return self._upscale_batch([self.read(image, params)], params, list(seeds), on_stage, on_tiles)
 
     def upscale_many(
         self,
@@ -202,7 +207,7 @@ class Engine(TensorEngine):
             outcomes: list[Picture | UpscaleResult | VarsrError] = []
             for image in chunk:
                 try:
-                    outcomes.append(self._read(image, params))
+                    outcomes.append(self.read(image, params))
                 except VarsrError as error:
                     if not keep_going:
                         raise
@@ -223,7 +228,7 @@ class Engine(TensorEngine):
         if not pictures:
             return []
         try:
-            return self._upscale_batch(pictures, params, [self._seed(params) for _ in pictures], on_stage, on_tiles)
+            return self._upscale_batch(pictures, params, [self.seed_of(params) for _ in pictures], on_stage, on_tiles)
         except VarsrError as error:
             if not keep_going:
                 raise
@@ -231,7 +236,7 @@ class Engine(TensorEngine):
                 return [error]
             return [r for p in pictures for r in self._upscale_or_errors([p], params, keep_going, on_stage, on_tiles)]
 
-    def _read(self, image: ImageLike, params: UpscaleParams) -> Picture:
+    def read(self, image: ImageLike, params: UpscaleParams) -> Picture:
         """Decode and check an image, and the size that it would become."""
         self._require_prefix("upscale")
         picture = picture_from(image, self.config.read_limits)
@@ -243,7 +248,7 @@ class Engine(TensorEngine):
                 width=width,
                 height=height,
             )
-        grid = self._grid(picture, params)
+        grid = self.grid_of(picture, params)
         whole = grid is not None and params.tile == "published"
         if whole and decoder_bytes(self.model_config, width * height, 4) > self.config.max_decoder_bytes:
             needed = decoder_bytes(self.model_config, width * height, 4) / 1024**3
@@ -256,14 +261,14 @@ class Engine(TensorEngine):
             )
         return picture
 
-    def _grid(self, picture: Picture, params: UpscaleParams) -> TileGrid | None:
+    def grid_of(self, picture: Picture, params: UpscaleParams) -> TileGrid | None:
         """The tiles of a picture's output; None if it is one tile, or shall be."""
         if params.tile == "off":
             return None
         return tile_grid(self.model_config, params.output_size(*picture.size), params.tile_overlap)
 
     @staticmethod
-    def _seed(params: UpscaleParams) -> int:
+    def seed_of(params: UpscaleParams) -> int:
         return secrets.randbelow(MAX_SEED + 1) if params.seed is None else params.seed
 
     def _upscale_batch(
@@ -275,7 +280,7 @@ class Engine(TensorEngine):
         on_tiles: OnTiles | None = None,
     ) -> list[UpscaleResult]:
         """As many seeds as pictures, or several for one picture. Pictures of one tile share a forward pass."""
-        grids = [self._grid(picture, params) for picture in pictures]
+        grids = [self.grid_of(picture, params) for picture in pictures]
         if len(pictures) == 1:
             if grids[0] is None:
                 return self._upscale_one_tile(pictures, params, seeds, on_stage)
@@ -307,14 +312,26 @@ class Engine(TensorEngine):
             on_stage=on_stage,
             **self._settings(params),
         )
-        style = (lr + 1) / 2
         results = []
         for i, (image, seed) in enumerate(zip(generation.images.cpu(), seeds, strict=True)):
             source = i if len(pictures) == len(seeds) else 0
-            fixed = self._faithful(image[None], style[source : source + 1], params)[0]
-            rgb = resize_rgb(to_array(fixed), params.output_size(*pictures[source].size))
-            results.append(self._result(pictures[source], rgb, params, seed, generation.seconds))
+            own = lr[source : source + 1]
+            results.append(self.finished_tile(pictures[source], image[None], own, params, seed, generation.seconds))
         return results
+
+    def finished_tile(
+        self,
+        picture: Picture,
+        image: torch.Tensor,
+        lr: torch.Tensor,
+        params: UpscaleParams,
+        seed: int,
+        seconds: dict[str, float],
+    ) -> UpscaleResult:
+        """The result of an image of one tile from its pixels (1, 3, S, S) in [0, 1] and its input in [-1, 1]."""
+        fixed = self._faithful(image, (lr + 1) / 2, params)[0]
+        rgb = resize_rgb(to_array(fixed), params.output_size(*picture.size))
+        return self._result(picture, rgb, params, seed, seconds)
 
     def _upscale_tiles(
         self,
@@ -328,20 +345,32 @@ class Engine(TensorEngine):
         """A picture of several tiles: their latents blended, decoded in windows, finished in bands."""
         if params.tile == "published":
             return self._upscale_as_published(picture, grid, params, seeds, on_stage, on_tiles)
-        width, height = size = params.output_size(*picture.size)
-        image = LargeImage(picture, grid, size)
+        image = LargeImage(picture, grid, params.output_size(*picture.size))
         latents, seconds = self._blended_latent(image.tiles, grid, params, seeds, on_stage, on_tiles)
-        results = []
-        for latent, seed in zip(latents, seeds, strict=True):
-            rgb, top = np.empty((height, width, 3), np.float32), 0
-            clock = StageClock(on_stage, self.device)
-            for rows in self._finished(image, latent, params):
-                rgb[top : top + len(rows)], top = rows, top + len(rows)
-            clock("decoder")
-            results.append(
-                self._result(picture, rgb, params, seed, seconds | clock.seconds, len(grid), image.seam_score)
-            )
-        return results
+        return [
+            self.finished_image(picture, image, latent, params, seed, seconds, on_stage)
+            for latent, seed in zip(latents, seeds, strict=True)
+        ]
+
+    def finished_image(
+        self,
+        picture: Picture,
+        image: LargeImage,
+        latent: torch.Tensor,
+        params: UpscaleParams,
+        seed: int,
+        seconds: dict[str, float],
+        on_stage: OnStage | None,
+    ) -> UpscaleResult:
+        """The result of an image of several tiles from its whole latent (Z, H, W)."""
+        width, height = image.size
+        rgb, top = np.empty((height, width, 3), np.float32), 0
+        clock = StageClock(on_stage, self.device)
+        for rows in self._finished(image, latent, params):
+            rgb[top : top + len(rows)], top = rows, top + len(rows)
+        clock("decoder")
+        seconds = seconds | clock.seconds
+        return self._result(picture, rgb, params, seed, seconds, len(image.grid), image.seam_score)
 
     def _finished(self, image: LargeImage, latent: torch.Tensor, params: UpscaleParams) -> Iterator[FloatArray]:
         """The output's rows (h, W, 3), from top to bottom."""

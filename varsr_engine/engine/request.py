@@ -43,6 +43,16 @@ class BatchRequest:
     def batch(self) -> int:
         return self.labels.shape[0]
 
+    def row(self, index: int) -> BatchRequest:
+        """The settings of one image."""
+        return self.with_tensors([t[index : index + 1] for t in self.tensors()])
+
+    @staticmethod
+    def joined(requests: Sequence[BatchRequest]) -> BatchRequest:
+        """One batch of several, in order: all greedy, or none."""
+        values = [torch.cat(column) for column in zip(*(r.tensors() for r in requests), strict=True)]
+        return requests[0].with_tensors(values)
+
     def repeat(self, times: int, seeds: torch.Tensor) -> BatchRequest:
         """Every image `times` times in a row, with new seeds (B * times,)."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

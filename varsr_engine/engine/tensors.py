@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -23,7 +24,7 @@ LARGEST_GRAPH = 8  # images of a batch; larger batches gain next to nothing (doc
 
 
 class TensorEngine:
-    """A loaded model on one device, from tensors to tensors. Not thread-safe: one call at a time."""
+    """A loaded model on one device, from tensors to tensors. Calls from several threads take turns."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class TensorEngine:
     ) -> None:
         self.config = config
         self.model_config, self._shapes = checkpoint.config, checkpoint.shapes
+        self._turn = threading.RLock()  # of the device: threads take turns
         self.device = resolve_device(config.device)
         self.dtype = resolve_dtype(config.dtype, self.device)
         self._backend, attention = check_backend(config.backend), check_backend(config.attention)
@@ -256,7 +258,7 @@ class TensorEngine:
     def _running(self, what: str, batch: int | None = None) -> Iterator[None]:
         """The engine's backend, and errors of memory in words: for a batch also what it takes and what would fit."""
         try:
-            with self._on_backend():
+            with self._turn, self._on_backend():
                 yield
         except (MemoryError, torch.OutOfMemoryError) as error:
             if batch is None:

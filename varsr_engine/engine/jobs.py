@@ -1,0 +1,108 @@
+"""Upscaling for the scheduler: an image as a job of one or more tiles, and the runner of batches of tiles.
+
+A tile's input is cut when its batch runs, its latent is blended as it comes, and the image is decoded and finished when
+its last tile is there. Tiles of all images that run the same program share batches: their settings are data.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from varsr_engine.engine.large_image import LargeImage
+from varsr_engine.engine.params import UpscaleParams
+from varsr_engine.engine.request import BatchRequest
+from varsr_engine.engine.result import UpscaleResult
+from varsr_engine.engine.scheduling import Checkpoint, Unit
+from varsr_engine.engine.tiling import LatentBlend, TileGrid
+from varsr_engine.imaging import Picture, resize_rgb, to_network_input
+
+if TYPE_CHECKING:
+    from varsr_engine.engine.engine import Engine
+
+
+class Program(NamedTuple):
+    """What decides which code a batch runs: a job's key."""
+
+    one_tile: bool  # decoded with its batch; else tile by tile latents, and the decoder when all are there
+    greedy: bool
+    steps: int | None
+    refine: bool
+
+
+class UpscaleJob:
+    """One image on its way through the scheduler."""
+
+    def __init__(
+        self, engine: Engine, picture: Picture, grid: TileGrid | None, params: UpscaleParams, seed: int
+    ) -> None:
+        self._engine, self._picture, self._grid, self._params, self._seed = engine, picture, grid, params, seed
+        self.units = 1 if grid is None else len(grid)
+        self.request = engine.requests_of(grid, params, seed)
+        self.key = Program(grid is None, self.request.greedy, params.steps, params.refiner == "on")
+        self.seconds: dict[str, float] = {}
+        self._waiting: dict[int, torch.Tensor] = {}  # latents that came before those of tiles before them
+        self._next = 0
+        config = engine.model_config
+        if grid is None:
+            side = config.image_side
+            self._lr = to_network_input(resize_rgb(picture.rgb, (side, side), eight_bit=picture.bit_depth == 8))
+        else:
+            self._large = LargeImage(picture, grid, params.output_size(*picture.size))
+            self._blend = LatentBlend(grid, 1, config.latent_channels, engine.device)
+
+    def tile(self, index: int) -> torch.Tensor:
+        """The network's input (1, 3, S, S) of a tile."""
+        return self._lr if self._grid is None else self._large.tiles([self._grid.origins[index]])
+
+    def complete(self, index: int, output: torch.Tensor) -> None:
+        """A tile's latent (Z, p, p), or the decoded image (3, S, S) of an image of one tile."""
+        self._waiting[index] = output
+        while (
+            self._grid is not None and self._next in self._waiting
+        ):  # in the grid's order, so that batches change nothing
+            self._blend.add(self._waiting.pop(self._next)[None], self._grid.origins[self._next])
+            self._next += 1
+
+    def preview(self, stage: str, index: int, output: object) -> None:
+        return None
+
+    def finish(self) -> UpscaleResult:
+        if self._grid is None:
+            image = self._waiting.pop(0)[None]
+            return self._engine.finished_tile(self._picture, image, self._lr, self._params, self._seed, self.seconds)
+        latent = self._blend.result()[0]
+        return self._engine.finished_image(
+            self._picture, self._large, latent, self._params, self._seed, self.seconds, None
+        )
+
+
+class TileRunner:
+    """Runs batches of tiles on an engine's device."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def max_batch(self, key: Hashable) -> int:
+        return self._engine.largest_batch
+
+    def run(self, units: Sequence[Unit], checkpoint: Checkpoint) -> list[torch.Tensor]:
+        jobs: list[tuple[UpscaleJob, int]] = list(units)  # type: ignore[arg-type]
+        program = jobs[0][0].key
+        request = BatchRequest.joined([job.request.row(index) for job, index in jobs])
+        lr = torch.cat([job.tile(index) for job, index in jobs])
+        outputs, seconds = self._engine.run_tiles(
+            lr, request, program.one_tile, program.steps, program.refine, checkpoint
+        )
+        for job in {id(job): job for job, _ in jobs}.values():
+            for stage, value in seconds.items():
+                job.seconds[stage] = job.seconds.get(stage, 0.0) + value
+        return list(outputs)
+
+    def reclaim(self) -> None:
+        gc.collect()
+        if self._engine.device.type == "cuda":
+            torch.cuda.empty_cache()
