@@ -1,0 +1,113 @@
+"""Peak memory and time of large images on the CPU, each in a process of its own.
+
+    python -m benchmarks.bench_memory --megapixels 4 11 16 64
+
+An image of that many megapixels of output is upscaled by 4 with varsr-mini into a PNG, through `Engine.upscale_to`. Peak:
+the process's largest resident memory, less what it held when the engine was loaded and had run one tile. Writes
+benchmarks/results/memory/<date>-<commit>.json; progress goes to stderr, and the last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.machine import ROOT, commit, processor
+
+FOLDER = ROOT / "benchmarks" / "results" / "memory"
+SCALE, ASPECT = 4, 10 / 7
+UNIT = 1024 if sys.platform != "darwin" else 1  # of ru_maxrss
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """examples/photo.jpg, mirrored into as many tiles as the size takes: detail everywhere, and no seam of its own."""
+    with Image.open(ROOT / "examples" / "photo.jpg") as image:
+        source = np.asarray(image.convert("RGB"))
+    tile = np.concatenate([source, source[:, ::-1]], axis=1)
+    tile = np.concatenate([tile, tile[::-1]], axis=0)
+    rows, columns = math.ceil(height / tile.shape[0]), math.ceil(width / tile.shape[1])
+    return Image.fromarray(np.tile(tile, (rows, columns, 1))[:height, :width])
+
+
+def measure(megapixels: float) -> dict[str, Any]:
+    """One image in this process, which must not have run one before."""
+    from varsr_engine import Engine
+
+    height = round(math.sqrt(megapixels * 1e6 / ASPECT) / SCALE)
+    width = round(megapixels * 1e6 / SCALE**2 / height)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source.png"
+        photograph(width, height).save(source)
+        engine = Engine.from_pretrained("varsr-mini", device="cpu")
+        engine.upscale(np.zeros((16, 16, 3), np.uint8))
+        idle, start = resident(), time.perf_counter()
+        reported = start
+
+        def on_tiles(done: int, total: int) -> None:
+            nonlocal reported
+            if time.perf_counter() - reported > 20:
+                reported = time.perf_counter()
+                print(f"{megapixels} megapixels: {done} of {total} tiles", file=sys.stderr, flush=True)
+
+        report, _ = engine.upscale_to(source, Path(folder) / "out.png", on_tiles=on_tiles)
+        seconds = time.perf_counter() - start
+        written = (Path(folder) / "out.png").stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+    return {
+        "megapixels": round(report.size[0] * report.size[1] / 1e6, 2),
+        "size": list(report.size),
+        "tiles": report.tiles,
+        "seam_score": report.seam_score,
+        "seconds": round(seconds, 1),
+        "idle_bytes": idle,
+        "peak_over_idle_bytes": peak - idle,
+        "png_bytes": written,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[4, 11.2, 16, 32, 64])
+    parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        return print(json.dumps(measure(arguments.one)))
+    started_at = commit()
+    rows = []
+    for megapixels in arguments.megapixels:
+        command = [sys.executable, "-m", "benchmarks.bench_memory", "--one", str(megapixels)]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    result = {
+        "benchmark": "memory",
+        "machine": {"processor": processor(), "python": platform.python_version(), "commit": started_at},
+        "date": time.strftime("%Y-%m-%d"),
+        "model": "varsr-mini",
+        "images": rows,
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{result['date']}-{started_at.removesuffix('+')}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
