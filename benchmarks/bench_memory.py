@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_memory --megapixels 4 11 16 64
 
-An image of that many megapixels of output is upscaled by 4 with varsr-mini into a PNG, through `Engine.upscale_to`. Peak:
-the process's largest resident memory, less what it held when the engine was loaded and had run one tile. Writes
-benchmarks/results/memory/<date>-<commit>.json; progress goes to stderr, and the last line of stdout is one JSON object.
+An image of that many megapixels of output is upscaled by 4 with varsr-mini into a PNG, through `Engine.upscale_to`.
+Peak: the largest resident memory, less what it was when the engine was loaded and had run one tile. Writes
+benchmarks/results/memory/<date>-<commit>.json; progress goes to stderr, the last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
