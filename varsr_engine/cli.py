@@ -12,6 +12,7 @@ from varsr_engine.commands.options import (
     AliasCommand,
     alias_help,
     parse_backend,
+    parse_bytes,
     parse_color_fix,
     parse_device,
     parse_seed,
@@ -68,6 +69,16 @@ BatchSize = Annotated[
         "--batch-size",
         min=1,
         help="Images, or tiles of an image, a forward pass. Default: 1 image; tiles by the model's size.",
+        panel=MACHINE,
+    ),
+]
+MemoryBudget = Annotated[
+    str | None,
+    option(
+        "--memory-budget",
+        "--vram-budget",
+        metavar="BYTES",
+        help="What batches and the decoder keep to, such as 8G or 512M. Default: what gains.",
         panel=MACHINE,
     ),
 ]
@@ -138,6 +149,9 @@ def upscale(
         option("--compare", help="Also write *_compare.png: input, bicubic and result side by side.", panel=FILES),
     ] = False,
     dry_run: Annotated[bool, option("--dry-run", help="Only list what would be written.", panel=FILES)] = False,
+    plan: Annotated[
+        bool, option("--plan", help="Only tell tiles, seconds and memory, after timing one tile.", panel=FILES)
+    ] = False,
     scale: Annotated[
         float | None, option("-s", "--scale", help="Size of the output over the input's. Default: 4.", panel=SIZE)
     ] = None,
@@ -224,6 +238,7 @@ def upscale(
     backend: BackendName = None,
     quantization: Quantization = None,
     batch_size: BatchSize = None,
+    memory_budget: MemoryBudget = None,
     config: Annotated[
         Path | None, option("--config", metavar="FILE", help="TOML with fields of EngineConfig.", panel=MACHINE)
     ] = None,
@@ -274,6 +289,7 @@ def upscale(
                 backend=parse_backend(backend),
                 quantization=quantization,
                 batch_size=batch_size,
+                memory_budget=parse_bytes(memory_budget),
             ),
             num_samples=num_samples,
             ext=ext,
@@ -285,6 +301,7 @@ def upscale(
             as_json=as_json,
             compare=compare,
             dry_run=dry_run,
+            plan=plan,
             verbose=verbose,
             quiet=quiet,
         )

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from varsr_engine.commands import upscale as command
-from varsr_engine.commands.options import ALIASES, BACKENDS, FLAGS, canonical_arguments
+from varsr_engine.commands.options import ALIASES, BACKENDS, FLAGS, canonical_arguments, parse_bytes
 from varsr_engine.dispatch import ORDER
+from varsr_engine.errors import InvalidParamsError
 
 
 @pytest.mark.parametrize(("name", "alias"), [(name, alias) for name, aliases in ALIASES.items() for alias in aliases])
@@ -109,3 +110,17 @@ def test_as_a_program(model, picture) -> None:
     arguments = [sys.executable, "-m", "varsr_engine", "upscale", "a.png", "-n", model, "--dry-run"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "a.png -> a_x4.png\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, None), ("8G", 8 * 1024**3), ("1.5g", 1610612736), ("512MiB", 512 * 1024**2), ("64k", 65536), ("100", 100)],
+)
+def test_bytes(text: str | None, expected: int | None) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "0.0M", "8T", "8 G", "1e9"])
+def test_bad_bytes(text: str) -> None:
+    with pytest.raises(InvalidParamsError, match="memory_budget must be bytes, such as 8G or 512M"):
+        parse_bytes(text)

@@ -483,3 +483,17 @@ def test_a_large_png_is_written_by_rows(run, model, picture, monkeypatch: pytest
     broken.write_bytes(b"no image")
     result = run("upscale", broken, source, "-o", "many/", "--ext", "png", "-n", model)
     assert result.exit_code == 1 and "1 written, 1 failed" in result.stderr
+
+
+# --- what it takes -------------------------------------------------------------------------------------------
+
+
+def test_plan(run, model, picture) -> None:
+    source = picture("in/a.png", size=(60, 50))
+    result = run("upscale", source, "-o", "out/a.png", "-n", model, "--plan", "--json", "--memory-budget", "1G")
+    assert result.exit_code == 0, result.stderr
+    (entry,) = the_json(result)["results"]
+    assert entry["tiles"] > 1 and entry["size"] == [240, 200] and entry["seconds"] > 0
+    assert entry["peak_bytes"] > entry["weight_bytes"] > 0
+    assert not Path("out").exists()
+    assert "tiles, " in run("upscale", source, "-o", "out/a.png", "-n", model, "--plan").stdout

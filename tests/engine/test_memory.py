@@ -96,4 +96,4 @@ def test_a_small_gpu_gets_small_graphs(engine: Engine, monkeypatch: pytest.Monke
     monkeypatch.setattr(engine, "device", torch.device("cuda"))
     for fits, expected in ((0, 1), (3, 3), (50, 8)):
         monkeypatch.setattr(tensors, "available_bytes", lambda device, n=fits: engine.memory_plan(n).peak + RESERVE)
-        assert engine._largest_graph() == expected
+        assert engine._choose_batch() == expected

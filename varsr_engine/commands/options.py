@@ -94,6 +94,16 @@ def parse_device(text: str | None) -> str | None:
     return f"cuda:{text}" if text is not None and text.isdigit() else text
 
 
+def parse_bytes(text: str | None) -> int | None:
+    """Bytes of "8G", "512M" or "1500000000"; K, M and G are powers of 1024."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)i?B?", text, re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise InvalidParamsError(f"memory_budget must be bytes, such as 8G or 512M, got {text!r}")
+    return int(float(match[1]) * 1024 ** ("", "K", "M", "G").index(match[2].upper()))
+
+
 def parse_backend(text: str | None) -> str | None:
     """A backend's name. Whether it can run is found out later."""
     if text is not None and text not in BACKENDS:

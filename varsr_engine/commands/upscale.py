@@ -6,7 +6,7 @@ import itertools
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +28,7 @@ from varsr_engine.commands.terminal import (
     EXIT_INTERRUPTED,
     describe,
     error_entry,
+    human_bytes,
     print_json,
     say,
     show_traceback,
@@ -75,6 +76,7 @@ class UpscaleRun:
     as_json: bool
     compare: bool
     dry_run: bool
+    plan: bool
     verbose: bool
     quiet: bool
 
@@ -124,6 +126,10 @@ def run_upscale(run: UpscaleRun) -> None:
     )
     if run.dry_run:
         return show_plan(plan, run.as_json)
+    if run.plan:
+        with Reporter([], quiet=run.quiet) as reporter:
+            engine = load_engine(model, run.config, reporter)
+        return show_needs(engine, plan.jobs, run)
     create_folders(plan.files)
     tally = Tally(len(plan.skipped))
     if plan.jobs:
@@ -144,6 +150,23 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         typer.echo(f"{shown(source)} -> {shown(output)}")
     for _, output in plan.skipped:
         say(f"skipped, exists already: {shown(output)}")
+
+
+def show_needs(engine: Engine, jobs: list[Job], run: UpscaleRun) -> None:
+    """--plan: what each image takes."""
+    engine.warmup([engine.largest_batch])  # its time is what the seconds come from
+    plans = []
+    for job in jobs:
+        with Image.open(job.source) as image:
+            plans.append((job, engine.plan(image.size, run.params)))
+    if run.as_json:
+        entries = [{"source": shown(job.source), **asdict(needs)} for job, needs in plans]
+        return print_json({"plan": True, "results": entries})
+    for job, needs in plans:
+        size = "{}x{}".format(*needs.size)
+        time = "" if needs.seconds is None else f"  about {needs.seconds:.0f} s"
+        memory = f"{human_bytes(needs.peak_bytes)}, of which weights {human_bytes(needs.weight_bytes)}"
+        typer.echo(f"{shown(job.source)}  {size}  {needs.tiles} tiles, {needs.batch} at once{time}  {memory}")
 
 
 def load_engine(model: str, config: EngineConfig, reporter: Reporter) -> Engine:

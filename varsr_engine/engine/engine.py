@@ -21,11 +21,12 @@ from varsr_engine.engine.generation import StageClock
 from varsr_engine.engine.large_image import LargeImage
 from varsr_engine.engine.memory import decoder_bytes
 from varsr_engine.engine.params import MAX_SEED, EngineConfig, UpscaleParams
+from varsr_engine.engine.planning import UpscalePlan, plan_of
 from varsr_engine.engine.queued import QueuedUpscaling
 from varsr_engine.engine.result import UpscaleReport, UpscaleResult
 from varsr_engine.engine.scale_loop import OnStage
 from varsr_engine.engine.tensors import TensorEngine
-from varsr_engine.engine.tiling import LatentBlend, Origin, TileGrid, seam_score, tile_grid, tiles_per_pass
+from varsr_engine.engine.tiling import LatentBlend, Origin, TileGrid, seam_score, tile_grid
 from varsr_engine.errors import ImageTooLargeError, InvalidParamsError, VarsrError
 from varsr_engine.imaging import (
     ImageLike,
@@ -116,6 +117,17 @@ class Engine(QueuedUpscaling, TensorEngine):
         params = (params or UpscaleParams()).replace(**changes)
         picture = self.read(image, params)
         return self._upscale_batch([picture], params, [self.seed_of(params)], on_stage, on_tiles)[0]
+
+    def plan(self, size: tuple[int, int], params: UpscaleParams | None = None, /, **changes: Any) -> UpscalePlan:
+        """What an image of (width, height) pixels would take: tiles, seconds, bytes. Runs nothing.
+
+        seconds are those of what this engine ran so far, None if it ran nothing.
+        """
+        params = (params or UpscaleParams()).replace(**changes)
+        output = params.output_size(*size)
+        grid = None if params.tile == "off" else tile_grid(self.model_config, output, params.tile_overlap)
+        batch = self.memory_plan(min(self.largest_batch, 1 if grid is None else len(grid)))
+        return plan_of(self.model_config, output, grid, batch, self._pipeline.window_side, self._pipeline.pace)
 
     def upscale_to(
         self,
@@ -422,7 +434,7 @@ class Engine(QueuedUpscaling, TensorEngine):
         cut: the network's input (n, 3, S, S) of some tiles.
         """
         config, times = self.model_config, len(seeds)
-        most = self.config.batch_size or max(1, tiles_per_pass(config, self.device, self.dtype) // times)
+        most = self.config.batch_size or max(1, self.largest_batch // times)
         guidance = config.guidance_scale_tiled if params.cfg is None else params.cfg
         settings, refine = self._settings(params), params.refiner == "on"
         blend = LatentBlend(grid, times, config.latent_channels, self.device)

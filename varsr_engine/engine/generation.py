@@ -15,10 +15,11 @@ from varsr_engine.checkpoint import Checkpoint
 from varsr_engine.config import ModelConfig
 from varsr_engine.dispatch import Backend, active_backend
 from varsr_engine.engine.convolutions import Convolutional, load_condition_encoder, load_decoder
-from varsr_engine.engine.decoding import decode_in_bands, window_side
+from varsr_engine.engine.decoding import WINDOW_BYTES, decode_in_bands, window_side
 from varsr_engine.engine.device import check_fp8
 from varsr_engine.engine.graphs import CudaCapture, GraphCache, Tensors, run_in_chunks
 from varsr_engine.engine.parts import Part
+from varsr_engine.engine.planning import Pace
 from varsr_engine.engine.quantization import Fp8Switches
 from varsr_engine.engine.refiner_loop import RefinerLoop
 from varsr_engine.engine.request import BatchRequest
@@ -83,14 +84,18 @@ class Pipeline:
         *,
         largest_graph: int | None = None,
         attention: Backend | None = None,
+        memory_budget: int | None = None,
         fp8: Fp8Switches | None = None,
     ) -> None:
         """largest_graph: on a GPU, batches up to this size run as CUDA graphs; None: none does.
 
         attention: the backend of `scale_attention`, as dispatch chooses if None. fp8: where products are FP8.
+        memory_budget: bytes that a run may take; the decoder's windows keep to a quarter of it.
         Raises KernelUnavailableError where they cannot be.
         """
         self.config: ModelConfig = checkpoint.config
+        self.pace = Pace()
+        self._window_bytes = WINDOW_BYTES if memory_budget is None else min(WINDOW_BYTES, memory_budget // 4)
         self._largest_graph = largest_graph
         self._graphs = None if largest_graph is None or device.type != "cuda" else GraphCache(CudaCapture(device))
         self.device, self.dtype = device, dtype
@@ -132,6 +137,8 @@ class Pipeline:
             images, latent, tokens = self._by_graph("image", lr, request, steps, refine)
             checked_finite(images)
             clock("image")
+            self.pace.note_tiles(clock.seconds["image"], len(images))
+            self.pace.note_pixels(0.0, 1)  # the decoder is a part of it
             if on_stage is not None:
                 for stage in self.stages(lr is not None, refine):
                     on_stage(stage)
@@ -142,6 +149,7 @@ class Pipeline:
         clock = StageClock(on_stage, self.device)
         images = self.decode(sample.latent)
         clock("decoder")
+        self.pace.note_pixels(clock.seconds["decoder"], images[:, 0].numel())
         seconds = sample.seconds | clock.seconds
         return Generation(images, sample.latent, sample.tokens, seeds.tolist(), seconds, sample.trace)
 
@@ -167,9 +175,11 @@ class Pipeline:
         if self._graphs is not None and not trace and noise is None and seeds.shape[0] == request.batch:
             latent, tokens = self._by_graph("latent", lr, request, steps, refine)
             clock("latent")
+            self.pace.note_tiles(clock.seconds["latent"], len(latent))
             return Sample(latent, tokens, clock.seconds)
         record = Trace() if trace else None
         latent, tokens = self._latent(lr, request, seeds, steps, refine, noise, record, clock)
+        self.pace.note_tiles(sum(clock.seconds.values()), len(latent))
         return Sample(latent, tokens, clock.seconds, record)
 
     def _by_graph(
@@ -253,16 +263,20 @@ class Pipeline:
         """
         return checked_finite(self._decoded(latent))
 
+    @property
+    def window_side(self) -> int:
+        """Cells a side of the decoder's windows."""
+        return window_side(self.config, self.dtype.itemsize, self._window_bytes)
+
     @torch.inference_mode()
     def decode_in_bands(self, latent: torch.Tensor) -> Iterator[torch.Tensor]:
         """The image of one latent (Z, H, W) of any size in bands (3, h, W * f) in [0, 1] on the CPU, memory bounded.
 
         A latent of one window is decoded as by `decode`. Raises NumericalError if a pixel is not finite.
         """
-        side = window_side(self.config, self.dtype.itemsize)
 
         def decode(decoder: Convolutional) -> Iterator[torch.Tensor]:
-            return decode_in_bands(decoder, latent, side, self.config.downsample)
+            return decode_in_bands(decoder, latent, self.window_side, self.config.downsample)
 
         for band in self._decoder.run(decode):
             yield checked_finite(band.clamp_(-1, 1).mul_(0.5).add_(0.5)[None])[0].cpu()

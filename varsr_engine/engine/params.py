@@ -144,6 +144,7 @@ class EngineConfig:
     quantization: fp8 multiplies in 8-bit floating point where fp8_layers and fp8_steps (of the scale loop) say: all, or
     indices from 0 such as 0,5-9 (docs/quantization.md).
     cuda_graphs: on a GPU, run a batch as one CUDA graph, captured at its size's first use (or by `Engine.warmup`).
+    memory_budget: bytes that batches and the decoder's windows keep to, weights included, as far as one tile lets them.
     threaded: the queue of `submit` has a thread of its own. max_queued_tiles: of all its requests, running ones too.
     stall_seconds: without a stage for longer, `Engine.health` is bad.
     max_decoder_bytes: memory that decoding a whole latent may take, with tile="published". The limits are checked
@@ -159,6 +160,7 @@ class EngineConfig:
     fp8_steps: str = "all"
     batch_size: int | None = None
     cuda_graphs: bool = True
+    memory_budget: int | None = None
     threaded: bool = True
     max_queued_tiles: int = 256
     stall_seconds: int | None = None

@@ -16,7 +16,7 @@ from varsr_engine.engine.request import BatchRequest, batch_request
 from varsr_engine.engine.result import UpscaleResult
 from varsr_engine.engine.scale_loop import OnStage
 from varsr_engine.engine.scheduling import Event, Handle, Health, Scheduler, Stats
-from varsr_engine.engine.tiling import TileGrid, tiles_per_pass
+from varsr_engine.engine.tiling import TileGrid
 from varsr_engine.imaging import ImageLike
 
 if TYPE_CHECKING:
@@ -128,13 +128,6 @@ class QueuedUpscaling:
             return self._scheduler
 
     # --- for jobs
-
-    @property
-    def largest_batch(self: Engine) -> int:
-        """Tiles a batch: as configured, else what gains on this device."""
-        if self.device.type == "cuda":
-            return self._largest_batch
-        return self.config.batch_size or min(8, tiles_per_pass(self.model_config, self.device, self.dtype))
 
     def requests_of(self: Engine, grid: TileGrid | None, params: UpscaleParams, seed: int) -> BatchRequest:
         """The validated settings of all tiles of an image."""

@@ -17,10 +17,11 @@ from varsr_engine.engine.memory import RESERVE, MemoryPlan, available_bytes, lar
 from varsr_engine.engine.params import MAX_SEED, EngineConfig
 from varsr_engine.engine.request import BatchRequest, PerImage, batch_request, per_image
 from varsr_engine.engine.scale_loop import OnStage
+from varsr_engine.engine.tiling import tiles_per_pass
 from varsr_engine.errors import InvalidImageError, InvalidParamsError, ResourceExhaustedError
 
 OnProgress = Callable[[int, int], None]
-LARGEST_GRAPH = 8  # images of a batch; larger batches gain next to nothing (docs/architecture.md)
+LARGEST_BATCH = 8  # images, or tiles; larger batches gain next to nothing (docs/architecture.md)
 
 
 class TensorEngine:
@@ -39,8 +40,8 @@ class TensorEngine:
         self.dtype = resolve_dtype(config.dtype, self.device)
         self._backend, attention = check_backend(config.backend), check_backend(config.attention)
         self._fp8 = config.fp8_switches(checkpoint.config)
-        self._largest_batch = config.batch_size or self._largest_graph()
-        largest = self._largest_batch if config.cuda_graphs else None
+        self.largest_batch = self._choose_batch()
+        largest = self.largest_batch if config.cuda_graphs else None
         with self._on_backend():  # weights take the form that it multiplies with
             self._pipeline = Pipeline(
                 checkpoint,
@@ -50,6 +51,7 @@ class TensorEngine:
                 largest_graph=largest,
                 attention=attention,
                 fp8=self._fp8,
+                memory_budget=config.memory_budget,
             )
 
     def memory_plan(self, batch: int) -> MemoryPlan:
@@ -68,7 +70,7 @@ class TensorEngine:
         Kernels compiled once are read from Triton's cache on disk by later processes.
         """
         self._require_prefix("warmup")
-        every = graph_sizes(self._largest_batch) if self.captures_graphs else [1]
+        every = graph_sizes(self.largest_batch) if self.captures_graphs else [1]
         sizes = sorted(batch_sizes or every, reverse=True)
         side = self.model_config.image_side
         if self.captures_graphs:
@@ -233,14 +235,18 @@ class TensorEngine:
                 lr, request, seeds=seeds, steps=steps, refine=refine, noise=noise, trace=trace, on_stage=on_stage
             )
 
-    def _largest_graph(self) -> int:
-        """As many images as gain from one batch, or as this GPU holds."""
-        available = available_bytes(self.device) if self.device.type == "cuda" else None
-        if available is None:
-            return LARGEST_GRAPH
-        return min(
-            LARGEST_GRAPH, max(1, largest_batch(self.model_config, self._shapes, self.dtype, available, self._fp8))
-        )
+    def _choose_batch(self) -> int:
+        """Images or tiles a batch: as configured, else what gains on this device, within the memory it may take."""
+        if self.config.batch_size is not None:
+            return self.config.batch_size
+        gpu = self.device.type == "cuda"
+        most = LARGEST_BATCH if gpu else min(LARGEST_BATCH, tiles_per_pass(self.model_config, self.device, self.dtype))
+        limits = [available_bytes(self.device) if gpu else None, self.config.memory_budget]
+        bounds = [limit for limit in limits if limit is not None]
+        if not bounds:
+            return most
+        fits = largest_batch(self.model_config, self._shapes, self.dtype, min(bounds), self._fp8)
+        return min(most, max(1, fits))
 
     @contextlib.contextmanager
     def _on_backend(self) -> Iterator[None]:
