@@ -20,6 +20,8 @@ ORDER: tuple[Backend, ...] = get_args(Backend)
 # Triton's interpreter is for tests that ask for it: it takes milliseconds where a kernel takes microseconds.
 AUTOMATIC = tuple(b for b in ORDER if b != "triton" or os.environ.get("TRITON_INTERPRET") != "1")
 
+NO_SUCH_IMPLEMENTATION = "no such implementation"  # why an op does not run on a backend that it does not have
+
 # Every op by name, in the order of their import: what `varsr info` and `varsr selftest` list.
 OPS: dict[str, Op] = {}
 
@@ -114,7 +116,7 @@ class Op:
     def reason_unsupported(self, backend: Backend, *args: Any, **kwargs: Any) -> str | None:
         """Why `backend` cannot run this call, or None if it can."""
         if backend not in self._impls:
-            return "no such implementation"
+            return NO_SUCH_IMPLEMENTATION
         inference_only = backend not in self._differentiable and torch.is_grad_enabled()
         if inference_only and any(t.requires_grad for t in tensors_in((*args, *kwargs.values()))):
             return "an argument requires a gradient and this kernel has no backward"

@@ -16,7 +16,7 @@ import varsr_engine.kernels
 from varsr_engine.checkpoint import Checkpoint, open_checkpoint
 from varsr_engine.commands.selftest_cases import CASES, arguments
 from varsr_engine.commands.terminal import human_bytes, print_json, stdout_console
-from varsr_engine.dispatch import OPS, ORDER
+from varsr_engine.dispatch import NO_SUCH_IMPLEMENTATION, OPS, ORDER
 from varsr_engine.engine.memory import memory_plan
 from varsr_engine.kernels import cuda_backend
 from varsr_engine.kernels.cpu_library import instructions
@@ -145,7 +145,8 @@ def print_ops(ops: list[Choice]) -> None:
 
     table = Table("op", "device", "runs on", "why not the others")
     for choice in ops:
-        reasons = "; ".join(f"{backend}: {reason}" for backend, reason in choice.why_not.items())
+        present = ((b, reason) for b, reason in choice.why_not.items() if reason != NO_SUCH_IMPLEMENTATION)
+        reasons = "; ".join(f"{backend}: {reason}" for backend, reason in present)
         table.add_row(choice.op, choice.device, choice.backend or "nothing", Text(reasons))
     stdout_console().print(table)
 
