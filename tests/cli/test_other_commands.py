@@ -50,7 +50,7 @@ def test_convert_refuses(run, model) -> None:
 
 def test_info(run, model) -> None:
     text = run("info", model).stdout
-    for expected in (torch.__version__, "scale_attention", "no such implementation", "condition encoder", "embed_dim"):
+    for expected in (torch.__version__, "scale_attention", "not on a CUDA device", "condition encoder", "embed_dim"):
         assert expected in text
     assert run("info", "no/model").exit_code == 78
 
