@@ -56,7 +56,7 @@ def first_best(best_ptr, index_ptr, tokens_ptr, offs_m, mask_m, TILES, BLOCK_T: 
     tl.store(tokens_ptr + offs_m, token.to(tl.int64), mask=mask_m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # one compilation for all scales, the one token of the first included
 def head_fwd_kernel(
     x,  # (M, K)
     w,  # (N, K)
