@@ -40,10 +40,12 @@ def bands_of(z: torch.Tensor, side: int) -> list[torch.Tensor]:
     return decoder.run(decode)
 
 
-@given(st.integers(1, 300), st.sampled_from([8, 16, 32, 64]), st.sampled_from([4, 16]))
+@given(st.integers(1, 300), st.sampled_from([8, 16, 32, 64]), st.sampled_from([4, 16]), st.sampled_from([1, 8, 32]))
 @settings(max_examples=80, deadline=None)
-def test_every_pixel_is_wholly_decoded(length: int, side: int, downsample: int) -> None:
-    axis = window_axis(length, side, downsample)
+def test_every_pixel_is_wholly_decoded(length: int, side: int, downsample: int, least: int) -> None:
+    axis = window_axis(length, side, downsample, least)
+    assert axis.side <= side or axis.side == length
+    assert axis.side >= min(length, side, least)
     total = torch.zeros(length * downsample)
     for start, weight in zip(axis.starts, axis.weights, strict=True):
         assert start >= 0 and start + axis.side <= length
@@ -53,8 +55,14 @@ def test_every_pixel_is_wholly_decoded(length: int, side: int, downsample: int) 
     assert all(second < first + axis.side for first, second in pairwise(axis.starts))
 
 
+def test_windows_are_no_larger_than_they_need_to_be() -> None:
+    assert (window_axis(128, 64, 4).starts, window_axis(128, 64, 4).side) == ((0, 40, 80), 48)
+    assert (window_axis(33, 32, 4, 32).starts, window_axis(33, 32, 4, 32).side) == ((0, 1), 32)
+
+
 def test_inner_edges_do_not_count() -> None:
-    axis = window_axis(100, 32, 4)
+    axis = window_axis(104, 32, 4)
+    assert axis.starts == (0, 24, 48, 72) and axis.side == 32
     assert (axis.weights[0][-8:] == 0).all() and (axis.weights[1][:8] == 0).all()
     assert (axis.weights[0][:90] == 1).all()
 
@@ -87,7 +95,9 @@ def decoded(photograph: tuple[Engine, torch.Tensor], side: int) -> torch.Tensor:
     engine, z = photograph
     f = engine.model_config.downsample
     with torch.inference_mode():
-        return torch.cat(engine._pipeline._decoder.run(lambda d: list(decode_in_bands(d, z, side, f))), dim=1)
+        return torch.cat(
+            engine._pipeline._decoder.run(lambda d: list(decode_in_bands(d, z, side, f, least=side))), dim=1
+        )
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -102,7 +112,7 @@ def test_windows_are_near_the_whole_and_show_no_edges(
     expected, image = decoded(photograph, 64), decoded(photograph, 32)
     assert psnr(image, expected) >= 46
     steps = (image - expected).diff(dim=2).abs().mean((0, 1))
-    edges = [start * 4 for start in window_axis(64, 32, 4).starts[1:]]
+    edges = [start * 4 for start in window_axis(64, 32, 4, 32).starts[1:]]
     assert all(steps[edge - 1] <= 2 * steps.median() for edge in edges)
     monkeypatch.setattr(GroupStatistics, "shared", GroupStatistics.learning)  # each window by its own statistics
     assert psnr(decoded(photograph, 32), expected) <= 43

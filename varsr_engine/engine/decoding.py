@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -38,11 +39,17 @@ def window_side(config: ModelConfig, element: int, budget: int = WINDOW_BYTES) -
     return side
 
 
-def window_axis(length: int, side: int, downsample: int) -> WindowAxis:
-    """The windows of an axis of `length` cells: overlapping, the last one aligned to the border."""
+def window_axis(length: int, side: int, downsample: int, least: int = 1) -> WindowAxis:
+    """The windows of an axis of `length` cells: overlapping, the last one aligned to the border.
+
+    As few as windows of `side` cells would be, and no larger than they need to be then, but at least `least` cells.
+    """
     if length <= side:
         return WindowAxis((0,), length, [torch.ones(length * downsample)])
     overlap = min(OVERLAP, side // 2)
+    count = math.ceil((length - overlap) / (side - overlap))
+    side = min(side, max(least, math.ceil((length + (count - 1) * overlap) / count)))
+    overlap = min(overlap, side // 2)
     margin = min(MARGIN, (overlap - 1) // 2)
     starts = axis_offsets(length, side, overlap)
     # Distance of a pixel's centre to the window's edge, cut off at both ends of the overlap: 0 in the margin.
@@ -65,14 +72,17 @@ def window_axis(length: int, side: int, downsample: int) -> WindowAxis:
     return WindowAxis(starts, side, list(shares))
 
 
-def decode_in_bands(decoder: Convolutional, latent: torch.Tensor, side: int, downsample: int) -> Iterator[torch.Tensor]:
-    """Bands (3, h, W * f) of the image of a latent (Z, H, W), from top to bottom, on the latent's device; not clamped.
+def decode_in_bands(
+    decoder: Convolutional, latent: torch.Tensor, side: int, downsample: int, least: int = 1
+) -> Iterator[torch.Tensor]:
+    """Bands (3, h, W * f) of the image of a latent (Z, H, W), top to bottom, on the latent's device, not clamped.
 
-    A latent of at most side x side cells is decoded as it is, in one band. A larger one is decoded in windows of that
-    size, which share the statistics of their normalisations (`GroupStatistics`) and attend within themselves.
+    A latent of at most side x side cells is decoded as it is, in one band. A larger one is decoded in windows of at most
+    that size, at least `least` cells a side, which share the statistics of their normalisations (`GroupStatistics`) and
+    attend within themselves.
     """
     _, H, W = latent.shape
-    rows, columns = (window_axis(length, side, downsample) for length in (H, W))
+    rows, columns = (window_axis(length, side, downsample, least) for length in (H, W))
     if len(rows.starts) == len(columns.starts) == 1:
         yield decoder(latent[None])[0]
         return

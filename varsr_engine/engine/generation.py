@@ -276,7 +276,7 @@ class Pipeline:
         """
 
         def decode(decoder: Convolutional) -> Iterator[torch.Tensor]:
-            return decode_in_bands(decoder, latent, self.window_side, self.config.downsample)
+            return decode_in_bands(decoder, latent, self.window_side, self.config.downsample, self.config.latent_side)
 
         for band in self._decoder.run(decode):
             yield checked_finite(band.clamp_(-1, 1).mul_(0.5).add_(0.5)[None])[0].cpu()

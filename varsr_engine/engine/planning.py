@@ -43,7 +43,7 @@ def plan_of(
     """The plan of an output; batch: the memory of a batch of tiles; side: cells of a decoder's window."""
     f, element = config.downsample, 4
     width, height = (config.image_side,) * 2 if grid is None else grid.image_size
-    axes = [window_axis(length // f, side, f) for length in (height, width)]
+    axes = [window_axis(length // f, side, f, config.latent_side) for length in (height, width)]
     windows = len(axes[0].starts) * len(axes[1].starts)
     cells = (width // f) * (height // f)
     window = decoder_bytes(config, axes[0].side * axes[1].side * f * f, element)
