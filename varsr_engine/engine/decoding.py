@@ -77,7 +77,7 @@ def decode_in_bands(
 ) -> Iterator[torch.Tensor]:
     """Bands (3, h, W * f) of the image of a latent (Z, H, W), top to bottom, on the latent's device, not clamped.
 
-    A latent of at most side x side cells is decoded as it is, in one band. A larger one is decoded in windows of at most
+    A latent of at most side x side cells is decoded as it is, in one band; a larger one in windows of at most
     that size, at least `least` cells a side, which share the statistics of their normalisations (`GroupStatistics`) and
     attend within themselves.
     """

@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-import torch
-
-import varsr_engine
 from varsr_engine.atomic import atomic_writer
 from varsr_engine.checkpoint import Checkpoint, TensorCheckpoint, open_checkpoint
 from varsr_engine.engine.generation import StageClock
 from varsr_engine.engine.large_image import LargeImage
-from varsr_engine.engine.memory import decoder_bytes
-from varsr_engine.engine.params import MAX_SEED, EngineConfig, UpscaleParams
+from varsr_engine.engine.params import EngineConfig, UpscaleParams
+from varsr_engine.engine.pictures import OnTiles
 from varsr_engine.engine.planning import UpscalePlan, plan_of
-from varsr_engine.engine.queued import QueuedUpscaling
+from varsr_engine.engine.queued import QueuedEngine
 from varsr_engine.engine.result import UpscaleReport, UpscaleResult
 from varsr_engine.engine.scale_loop import OnStage
-from varsr_engine.engine.tensors import TensorEngine
-from varsr_engine.engine.tiling import LatentBlend, Origin, TileGrid, seam_score, tile_grid
-from varsr_engine.errors import ImageTooLargeError, InvalidParamsError, VarsrError
+from varsr_engine.engine.tiling import tile_grid
+from varsr_engine.errors import InvalidParamsError, VarsrError
 from varsr_engine.imaging import (
     ImageLike,
     Picture,
     losses,
-    picture_from,
-    resize_alpha,
-    resize_rgb,
-    to_network_input,
     writable_format,
 )
-from varsr_engine.imaging.color import color_fix
-from varsr_engine.imaging.picture import FloatArray
 from varsr_engine.imaging.png_rows import PngRows
 from varsr_engine.packaged import default_model
 
@@ -47,14 +35,13 @@ if TYPE_CHECKING:
     from varsr_engine.model.varsr import VARSR
 
 T = TypeVar("T")
-OnTiles = Callable[[int, int], None]  # (tiles done, tiles in all)
 
 
-class Engine(QueuedUpscaling, TensorEngine):
+class Engine(QueuedEngine):
     """A loaded model on one device: images in, images out. Calls from several threads take turns.
 
     `upscale` and its kin run in the caller's thread. `submit`, `aupscale`, `stream` and `astream` put images in a queue
-    that one engine thread works off, tiles of several images a batch (`QueuedUpscaling`).
+    that one engine thread works off, tiles of several images a batch (`QueuedEngine`).
     """
 
     def __init__(
@@ -247,281 +234,6 @@ class Engine(QueuedUpscaling, TensorEngine):
             if len(pictures) == 1:
                 return [error]
             return [r for p in pictures for r in self._upscale_or_errors([p], params, keep_going, on_stage, on_tiles)]
-
-    def read(self, image: ImageLike, params: UpscaleParams) -> Picture:
-        """Decode and check an image, and the size that it would become."""
-        self._require_prefix("upscale")
-        picture = picture_from(image, self.config.read_limits)
-        width, height = params.output_size(*picture.size)
-        if width * height > self.config.max_output_pixels or max(width, height) > self.config.max_side:
-            raise ImageTooLargeError(
-                f"the output would be {width}x{height}; at most {self.config.max_output_pixels} pixels and "
-                f"{self.config.max_side} a side are allowed: lower scale, or raise max_output_pixels",
-                width=width,
-                height=height,
-            )
-        grid = self.grid_of(picture, params)
-        whole = grid is not None and params.tile == "published"
-        if whole and decoder_bytes(self.model_config, width * height, 4) > self.config.max_decoder_bytes:
-            needed = decoder_bytes(self.model_config, width * height, 4) / 1024**3
-            raise ImageTooLargeError(
-                f"decoding an output of {width}x{height} in one piece takes about {needed:.1f} GiB; at most "
-                f"{self.config.max_decoder_bytes / 1024**3:.1f} are allowed: lower scale, set tile to auto, or raise "
-                "max_decoder_bytes",
-                width=width,
-                height=height,
-            )
-        return picture
-
-    def grid_of(self, picture: Picture, params: UpscaleParams) -> TileGrid | None:
-        """The tiles of a picture's output; None if it is one tile, or shall be."""
-        if params.tile == "off":
-            return None
-        return tile_grid(self.model_config, params.output_size(*picture.size), params.tile_overlap)
-
-    @staticmethod
-    def seed_of(params: UpscaleParams) -> int:
-        return secrets.randbelow(MAX_SEED + 1) if params.seed is None else params.seed
-
-    def _upscale_batch(
-        self,
-        pictures: list[Picture],
-        params: UpscaleParams,
-        seeds: list[int],
-        on_stage: OnStage | None,
-        on_tiles: OnTiles | None = None,
-    ) -> list[UpscaleResult]:
-        """As many seeds as pictures, or several for one picture. Pictures of one tile share a forward pass."""
-        grids = [self.grid_of(picture, params) for picture in pictures]
-        if len(pictures) == 1:
-            if grids[0] is None:
-                return self._upscale_one_tile(pictures, params, seeds, on_stage)
-            return self._upscale_tiles(pictures[0], grids[0], params, seeds, on_stage, on_tiles)
-        small = [i for i, grid in enumerate(grids) if grid is None]
-        results: dict[int, UpscaleResult] = {}
-        if small:
-            chosen = [pictures[i] for i in small], params, [seeds[i] for i in small]
-            results.update(zip(small, self._upscale_one_tile(*chosen, on_stage), strict=True))
-        for i, grid in enumerate(grids):
-            if grid is not None:
-                (results[i],) = self._upscale_tiles(pictures[i], grid, params, [seeds[i]], on_stage, on_tiles)
-        return [results[i] for i in range(len(pictures))]
-
-    def _upscale_one_tile(
-        self, pictures: list[Picture], params: UpscaleParams, seeds: list[int], on_stage: OnStage | None
-    ) -> list[UpscaleResult]:
-        """One forward pass, each picture resized to the tile and its result to the output."""
-        side = self.model_config.image_side
-        tiles = [resize_rgb(p.rgb, (side, side), eight_bit=p.bit_depth == 8) for p in pictures]
-        lr = torch.cat([to_network_input(tile) for tile in tiles])
-        generation = self.generate(
-            lr,
-            seed=seeds,
-            num_images_per_input=len(seeds) // len(pictures),
-            guidance_scale=params.cfg,
-            steps=params.steps,
-            refine=params.refiner == "on",
-            on_stage=on_stage,
-            **self._settings(params),
-        )
-        results = []
-        for i, (image, seed) in enumerate(zip(generation.images.cpu(), seeds, strict=True)):
-            source = i if len(pictures) == len(seeds) else 0
-            own = lr[source : source + 1]
-            results.append(self.finished_tile(pictures[source], image[None], own, params, seed, generation.seconds))
-        return results
-
-    def finished_tile(
-        self,
-        picture: Picture,
-        image: torch.Tensor,
-        lr: torch.Tensor,
-        params: UpscaleParams,
-        seed: int,
-        seconds: dict[str, float],
-    ) -> UpscaleResult:
-        """The result of an image of one tile from its pixels (1, 3, S, S) in [0, 1] and its input in [-1, 1]."""
-        fixed = self._faithful(image, (lr + 1) / 2, params)[0]
-        rgb = resize_rgb(to_array(fixed), params.output_size(*picture.size))
-        return self._result(picture, rgb, params, seed, seconds)
-
-    def _upscale_tiles(
-        self,
-        picture: Picture,
-        grid: TileGrid,
-        params: UpscaleParams,
-        seeds: list[int],
-        on_stage: OnStage | None,
-        on_tiles: OnTiles | None,
-    ) -> list[UpscaleResult]:
-        """A picture of several tiles: their latents blended, decoded in windows, finished in bands."""
-        if params.tile == "published":
-            return self._upscale_as_published(picture, grid, params, seeds, on_stage, on_tiles)
-        image = LargeImage(picture, grid, params.output_size(*picture.size))
-        latents, seconds = self._blended_latent(image.tiles, grid, params, seeds, on_stage, on_tiles)
-        return [
-            self.finished_image(picture, image, latent, params, seed, seconds, on_stage)
-            for latent, seed in zip(latents, seeds, strict=True)
-        ]
-
-    def finished_image(
-        self,
-        picture: Picture,
-        image: LargeImage,
-        latent: torch.Tensor,
-        params: UpscaleParams,
-        seed: int,
-        seconds: dict[str, float],
-        on_stage: OnStage | None,
-    ) -> UpscaleResult:
-        """The result of an image of several tiles from its whole latent (Z, H, W)."""
-        width, height = image.size
-        rgb, top = np.empty((height, width, 3), np.float32), 0
-        clock = StageClock(on_stage, self.device)
-        for rows in self._finished(image, latent, params):
-            rgb[top : top + len(rows)], top = rows, top + len(rows)
-        clock("decoder")
-        seconds = seconds | clock.seconds
-        return self._result(picture, rgb, params, seed, seconds, len(image.grid), image.seam_score)
-
-    def _finished(self, image: LargeImage, latent: torch.Tensor, params: UpscaleParams) -> Iterator[FloatArray]:
-        """The output's rows (h, W, 3), from top to bottom."""
-        share = self.model_config.fidelity if params.fidelity is None else params.fidelity
-        color = params.color_fix or self.model_config.color_fix
-        with self._running("decoding a part of an image"):
-            yield from image.finish(self._pipeline.decode_in_bands(latent), color, share)
-
-    def _upscale_as_published(
-        self,
-        picture: Picture,
-        grid: TileGrid,
-        params: UpscaleParams,
-        seeds: list[int],
-        on_stage: OnStage | None,
-        on_tiles: OnTiles | None,
-    ) -> list[UpscaleResult]:
-        """Section 10 of the specification: the whole latent decoded at once, its image resized and corrected whole."""
-        eight_bit, size = picture.bit_depth == 8, params.output_size(*picture.size)
-        lr = to_network_input(resize_rgb(picture.rgb, grid.image_size, eight_bit))[0]
-        latent, seconds = self._blended_latent(
-            lambda origins: grid.cut(lr, origins), grid, params, seeds, on_stage, on_tiles
-        )
-        clock = StageClock(on_stage, self.device)
-        with self._running("decoding an image of this size at once; set tile to auto"):
-            images = self._pipeline.decode(latent).cpu()
-        clock("decoder")
-        seconds |= clock.seconds
-        style = torch.from_numpy(resize_rgb(picture.rgb, size, eight_bit)).permute(2, 0, 1)[None]
-        results = []
-        for image, seed in zip(images, seeds, strict=True):
-            seams = seam_score(image, (lr + 1) / 2, grid)
-            resized = torch.from_numpy(resize_rgb(to_array(image), size)).permute(2, 0, 1)[None]
-            rgb = to_array(self._faithful(resized, style, params)[0])
-            results.append(self._result(picture, rgb, params, seed, seconds, len(grid), seams))
-        return results
-
-    def _blended_latent(
-        self,
-        cut: Callable[[list[Origin]], torch.Tensor],
-        grid: TileGrid,
-        params: UpscaleParams,
-        seeds: list[int],
-        on_stage: OnStage | None,
-        on_tiles: OnTiles | None,
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The whole image's latent, one a seed, and the seconds of each stage; several tiles share a forward pass.
-
-        cut: the network's input (n, 3, S, S) of some tiles.
-        """
-        config, times = self.model_config, len(seeds)
-        most = self.config.batch_size or max(1, self.largest_batch // times)
-        guidance = config.guidance_scale_tiled if params.cfg is None else params.cfg
-        settings, refine = self._settings(params), params.refiner == "on"
-        blend = LatentBlend(grid, times, config.latent_channels, self.device)
-        seconds: dict[str, float] = {}
-        done = 0
-        if on_tiles is not None:
-            on_tiles(0, len(grid))
-        for origins in grid.batches(most):
-            request, drawn = self._request(
-                len(origins), times, origins=origins, seed=seeds * len(origins), guidance_scale=guidance, **settings
-            )
-            with self._running(f"a batch of {len(origins)} tiles", len(origins)):
-                sample = self._pipeline.sample(
-                    cut(origins).to(self.device),
-                    request,
-                    seeds=drawn,
-                    steps=params.steps,
-                    refine=refine,
-                    on_stage=on_stage,
-                )
-            for origin, tile in zip(origins, sample.latent.unflatten(0, (-1, times)), strict=True):
-                blend.add(tile, origin)
-            for stage, value in sample.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + value
-            done += len(origins)
-            if on_tiles is not None:
-                on_tiles(done, len(grid))
-        return blend.result(), seconds
-
-    def _faithful(self, image: torch.Tensor, source: torch.Tensor, params: UpscaleParams) -> torch.Tensor:
-        """The image with the resized input's colours, and the share of the input itself that is asked for."""
-        fixed = color_fix(params.color_fix or self.model_config.color_fix, image, source)
-        share = self.model_config.fidelity if params.fidelity is None else params.fidelity
-        return fixed if share == 0 else torch.lerp(fixed, source, share)
-
-    @staticmethod
-    def _settings(params: UpscaleParams) -> dict[str, Any]:
-        """What a request takes from the parameters as it is, the same for every tile."""
-        return {
-            "labels": params.label,
-            "top_k": params.top_k,
-            "top_p": params.top_p,
-            "temperature": params.temperature,
-            "refiner_temperature": params.refiner_temperature,
-        }
-
-    def _result(
-        self,
-        source: Picture,
-        rgb: FloatArray,
-        params: UpscaleParams,
-        seed: int,
-        seconds: dict[str, float],
-        tiles: int = 1,
-        seams: float | None = None,
-    ) -> UpscaleResult:
-        """The output with the source's alpha and metadata."""
-        size = params.output_size(*source.size)
-        alpha = None if source.alpha is None or params.alpha == "drop" else resize_alpha(source.alpha, size)
-        picture = replace(source, rgb=rgb, alpha=alpha)
-        return UpscaleResult(picture=picture, **self._report(source, params, seed, seconds, tiles, seams))
-
-    def _report(
-        self,
-        source: Picture,
-        params: UpscaleParams,
-        seed: int,
-        seconds: dict[str, float],
-        tiles: int,
-        seams: float | None,
-    ) -> dict[str, Any]:
-        """The fields of an `UpscaleReport`."""
-        return {
-            "size": params.output_size(*source.size),
-            "source_size": source.size,
-            "seed": seed,
-            "model_id": self.model_id,
-            "engine_version": varsr_engine.__version__,
-            "seconds": dict(seconds),
-            "tiles": tiles,
-            "seam_score": seams,
-        }
-
-
-def to_array(image: torch.Tensor) -> FloatArray:
-    """(3, H, W) → (H, W, 3), contiguous."""
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -21,7 +21,7 @@ from varsr_engine.engine.tiling import LatentBlend, TileGrid
 from varsr_engine.imaging import Picture, resize_rgb, to_network_input
 
 if TYPE_CHECKING:
-    from varsr_engine.engine.engine import Engine
+    from varsr_engine.engine.queued import QueuedEngine
 
 
 class Program(NamedTuple):
@@ -37,7 +37,7 @@ class UpscaleJob:
     """One image on its way through the scheduler."""
 
     def __init__(
-        self, engine: Engine, picture: Picture, grid: TileGrid | None, params: UpscaleParams, seed: int
+        self, engine: QueuedEngine, picture: Picture, grid: TileGrid | None, params: UpscaleParams, seed: int
     ) -> None:
         self._engine, self._picture, self._grid, self._params, self._seed = engine, picture, grid, params, seed
         self.units = 1 if grid is None else len(grid)
@@ -83,7 +83,7 @@ class UpscaleJob:
 class TileRunner:
     """Runs batches of tiles on an engine's device."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: QueuedEngine) -> None:
         self._engine = engine
 
     def max_batch(self, key: Hashable) -> int:

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 
 from varsr_engine.engine.jobs import TileRunner, UpscaleJob
-from varsr_engine.engine.params import EngineConfig, UpscaleParams
+from varsr_engine.engine.params import UpscaleParams
+from varsr_engine.engine.pictures import PictureEngine
 from varsr_engine.engine.request import BatchRequest, batch_request
 from varsr_engine.engine.result import UpscaleResult
 from varsr_engine.engine.scale_loop import OnStage
@@ -19,22 +20,18 @@ from varsr_engine.engine.scheduling import Event, Handle, Health, Scheduler, Sta
 from varsr_engine.engine.tiling import TileGrid
 from varsr_engine.imaging import ImageLike
 
-if TYPE_CHECKING:
-    from varsr_engine.engine.engine import Engine
 
-
-class QueuedUpscaling:
-    """The part of `Engine` that takes requests from many callers. One engine thread runs them, started by the first.
+class QueuedEngine(PictureEngine):
+    """An engine that takes requests from many callers. One engine thread runs them, started by the first.
 
     A batch is whatever waits when the device is free; a large image gives way to small ones between its tiles. With
     EngineConfig(threaded=False) there is no thread: `step`, or whoever waits for a result, runs them.
     """
 
-    config: EngineConfig
     _scheduler: Scheduler | None = None
 
     def submit(
-        self: Engine,
+        self,
         image: ImageLike,
         params: UpscaleParams | None = None,
         /,
@@ -55,13 +52,13 @@ class QueuedUpscaling:
         return self.scheduler.submit(job, deadline=deadline, events=events)
 
     async def aupscale(
-        self: Engine, image: ImageLike, params: UpscaleParams | None = None, /, **settings: Any
+        self, image: ImageLike, params: UpscaleParams | None = None, /, **settings: Any
     ) -> UpscaleResult:
         """`submit`, awaited; cancelling the task cancels the request."""
         return await self.submit(image, params, **settings)
 
     def stream(
-        self: Engine, image: ImageLike, params: UpscaleParams | None = None, /, **settings: Any
+        self, image: ImageLike, params: UpscaleParams | None = None, /, **settings: Any
     ) -> Iterator[Event | UpscaleResult]:
         """An Event a tile and stage as they pass, then the result. Leaving the loop early cancels the request.
 
@@ -74,7 +71,7 @@ class QueuedUpscaling:
             handle.cancel()
 
     async def astream(
-        self: Engine, image: ImageLike, params: UpscaleParams | None = None, /, **settings: Any
+        self, image: ImageLike, params: UpscaleParams | None = None, /, **settings: Any
     ) -> AsyncIterator[Event | UpscaleResult]:
         """`stream` for an event loop."""
         handle = self.submit(image, params, events=True, **settings)
@@ -106,7 +103,7 @@ class QueuedUpscaling:
         """Counts of the queue: requests by outcome, tiles that wait, batch sizes, busy seconds."""
         return self.scheduler.stats()
 
-    def __enter__(self: Engine) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -120,7 +117,7 @@ class QueuedUpscaling:
         with _MAKING:
             if self._scheduler is None:
                 self._scheduler = Scheduler(
-                    TileRunner(self),  # type: ignore[arg-type]
+                    TileRunner(self),
                     max_queued_units=self.config.max_queued_tiles,
                     threaded=self.config.threaded,
                     stall_seconds=self.config.stall_seconds,
@@ -129,7 +126,7 @@ class QueuedUpscaling:
 
     # --- for jobs
 
-    def requests_of(self: Engine, grid: TileGrid | None, params: UpscaleParams, seed: int) -> BatchRequest:
+    def requests_of(self, grid: TileGrid | None, params: UpscaleParams, seed: int) -> BatchRequest:
         """The validated settings of all tiles of an image."""
         config, tiles = self.model_config, [(0, 0)] if grid is None else grid.origins
         guidance = config.guidance_scale_tiled if params.cfg is None and grid is not None else params.cfg
@@ -144,7 +141,7 @@ class QueuedUpscaling:
         )
 
     def run_tiles(
-        self: Engine,
+        self,
         lr: torch.Tensor,
         request: BatchRequest,
         decoded: bool,
