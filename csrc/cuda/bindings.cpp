@@ -74,6 +74,8 @@ PYBIND11_MODULE(_C, module) {
   define(module, "group_normalise", group_normalise);
   define(module, "handoff_accumulate", handoff_accumulate);
   define(module, "handoff_pool_embed", handoff_pool_embed);
+  define(module, "scale_attention", scale_attention);
+  define(module, "scale_attention_sm90", scale_attention_sm90);
   define(module, "product_sm90", product_sm90);
   define(module, "product_gated_residual_sm90", product_gated_residual_sm90);
   define(module, "product_qkv_sm90", product_qkv_sm90);

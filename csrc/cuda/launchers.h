@@ -52,6 +52,20 @@ cudaError_t handoff_pool_embed(const float* f_hat, int64_t stride_fb, int64_t st
                                int64_t stride_fx, const float* downsample, const float* weight, const float* bias,
                                float* out, int B, int Z, int P, int next, int C, int copies, cudaStream_t stream);
 
+// Heads of 64, S > 0, L > 0. bound may be null. A tile is `rows` (16 or 64) queries of a head; `ranges` blocks, at most as
+// many as tiles times ceil(S / 64). parts: 2 * ranges * rows / 16 of 4,608 bytes; counters: zeros, rows / 16 a tile.
+cudaError_t scale_attention(const void* q, const void* k, const void* v, const float* bound, void* out, void* parts,
+                            int* counters, int64_t stride_qb, int64_t stride_qh, int64_t stride_ql, int64_t stride_kb,
+                            int64_t stride_kh, int64_t stride_kl, int64_t stride_vb, int64_t stride_vh,
+                            int64_t stride_vl, int64_t stride_ob, int64_t stride_ol, int B, int H, int L, int S,
+                            int rows, int ranges, int dtype, cudaStream_t stream);
+// On Hopper: tiles of 128 queries, blocks of 128 keys; strides of k and v are positive.
+cudaError_t scale_attention_sm90(const void* q, const void* k, const void* v, const float* bound, void* out,
+                                 void* parts, int* counters, int64_t stride_qb, int64_t stride_qh, int64_t stride_ql,
+                                 int64_t stride_kb, int64_t stride_kh, int64_t stride_kl, int64_t stride_vb,
+                                 int64_t stride_vh, int64_t stride_vl, int64_t stride_ob, int64_t stride_ol, int B,
+                                 int H, int L, int S, int ranges, int dtype, cudaStream_t stream);
+
 // --- Hopper's products (product_sm90.cu), x (M, K) by weight (N, K): float16 or bfloat16, `tile` 1000 rows + columns ---
 
 // x and weight may be e4m3, with a scale a row and a column; bias and out are of `dtype`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op
+from varsr_engine.kernels import cuda_backend
 from varsr_engine.kernels.scale_attention import cpu_kernel, libraries
 from varsr_engine.kernels.scale_attention.reference import scale_attention_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
@@ -19,6 +20,11 @@ _op = Op("scale_attention")
 _op.register("torch", scale_attention_reference)
 _op.register("cpu", cpu_kernel.scale_attention_cpu, cpu_kernel.why_not)
 _op.register("triton", *lazily("varsr_engine.kernels.scale_attention.triton_kernel", "scale_attention_triton"))
+_op.register(
+    "cuda",
+    *cuda_backend.lazily("varsr_engine.kernels.scale_attention.cuda_kernel", "scale_attention_cuda"),
+    automatic=cuda_backend.MEASURED,
+)
 _op.register("cudnn", libraries.cudnn_attention, libraries.why_not_cudnn, automatic=False)
 _op.register("flash", libraries.flash_attention, libraries.why_not_flash, automatic=False)
 

@@ -70,6 +70,16 @@ CHANGES = [
     Change("qkv_norm_rope_cache", 7, shifted, "rows of v_cache do not start at multiples of 16 bytes"),
     Change("qkv_norm_rope_cache", 1, lambda t: t[None], "the weight is packed for a CPU"),
     Change("qkv_norm_rope_cache", 4, lambda t: t.half(), "cos is torch.float16, not torch.float32"),
+    Change("scale_attention", 0, columns(32), "the head dimension is 32, not 64"),
+    Change("scale_attention", 0, lambda t: t.float(), "the tensors are torch.float32; the kernels are for float16"),
+    Change("scale_attention", 0, shifted, "rows of q do not start at multiples of 16 bytes"),
+    Change("scale_attention", 1, lambda t: t.mT.contiguous().mT, "the last dimension of k is not contiguous"),
+    Change("scale_attention", 2, shifted, "rows of v do not start at multiples of 16 bytes"),
+    Change("scale_attention", 3, lambda _: torch.empty(2, 36, 132, dtype=torch.float16)[..., 4:], "rows of out do not"),
+    Change("scale_attention", 4, lambda _: torch.ones(2).half(), "bound is torch.float16, or not contiguous"),
+    Change(
+        "scale_attention", 0, lambda t: t[:1, :1, :1].expand(2**10, 2**14, 1600, 64), "more tiles and blocks of keys"
+    ),
     Change("guided_sample", 5, lambda _: SAMPLING, "it takes the argmax only, and this call samples"),
     Change("guided_sample", 3, lambda t: t[None], "the weight is packed for a CPU"),
     Change("guided_sample", 0, columns(12), "C is 12, not a multiple of 8"),

@@ -56,26 +56,59 @@ __device__ __forceinline__ void tma_load(void* to, const TensorMap* map, Barrier
       : "memory");
 }
 
-// Boxes of `box_rows` rows of 128 bytes, swizzled, of a row-major matrix; what lies beyond it reads as 0. The driver's
-// function is found at run time: nothing links to libcuda.
-inline cudaError_t make_tensor_map(TensorMap* map, const void* data, CUtensorMapDataType type, int element_bytes,
-                                   int rows, int columns, int box_rows) {
-  using Encode = decltype(&cuTensorMapEncodeTiled);
-  static Encode encode = nullptr;
-  if (encode == nullptr) {
+// The same of a map of heads: rows `row`... of head (b, h).
+__device__ __forceinline__ void tma_load_rows(void* to, const TensorMap* map, Barrier* barrier, int row, int h, int b) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
+      "[%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(0), "r"(row), "r"(h), "r"(b)
+      : "memory");
+}
+
+// cuTensorMapEncodeTiled. The driver's function is found at run time: nothing links to libcuda.
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+inline cudaError_t find_encode(EncodeTiled* encode) {
+  static EncodeTiled known = nullptr;
+  if (known == nullptr) {
     cudaDriverEntryPointQueryResult found;
     void* function = nullptr;
     const cudaError_t status =
         cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
     if (status != cudaSuccess) return status;
     if (function == nullptr) return cudaErrorNotSupported;
-    encode = reinterpret_cast<Encode>(function);
+    known = reinterpret_cast<EncodeTiled>(function);
   }
+  *encode = known;
+  return cudaSuccess;
+}
+
+// Boxes of `box_rows` rows of 128 bytes, swizzled, of a row-major matrix; what lies beyond it reads as 0.
+inline cudaError_t make_tensor_map(TensorMap* map, const void* data, CUtensorMapDataType type, int element_bytes,
+                                   int rows, int columns, int box_rows) {
+  EncodeTiled encode;
+  const cudaError_t status = find_encode(&encode);
+  if (status != cudaSuccess) return status;
   const cuuint64_t sizes[2] = {cuuint64_t(columns), cuuint64_t(rows)};
   const cuuint64_t strides[1] = {cuuint64_t(columns) * element_bytes};
   const cuuint32_t box[2] = {cuuint32_t(128 / element_bytes), cuuint32_t(box_rows)}, steps[2] = {1, 1};
   const CUresult result =
       encode(map, type, 2, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// Boxes of `box_rows` rows of a head, of a tensor (B, H, rows, 128 bytes) with strides in bytes, multiples of 16.
+inline cudaError_t make_heads_map(TensorMap* map, const void* data, CUtensorMapDataType type, int element_bytes, int B,
+                                  int H, int rows, int64_t stride_b, int64_t stride_h, int64_t stride_row,
+                                  int box_rows) {
+  EncodeTiled encode;
+  const cudaError_t status = find_encode(&encode);
+  if (status != cudaSuccess) return status;
+  const cuuint64_t sizes[4] = {cuuint64_t(128 / element_bytes), cuuint64_t(rows), cuuint64_t(H), cuuint64_t(B)};
+  const cuuint64_t strides[3] = {cuuint64_t(stride_row), cuuint64_t(stride_h), cuuint64_t(stride_b)};
+  const cuuint32_t box[4] = {cuuint32_t(128 / element_bytes), cuuint32_t(box_rows), 1, 1}, steps[4] = {1, 1, 1, 1};
+  const CUresult result =
+      encode(map, type, 4, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
              CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
@@ -132,6 +165,27 @@ struct Wgmma;
 VARSR_WGMMA_SHAPES(VARSR_WGMMA_HALF)
 VARSR_WGMMA_SHAPES(VARSR_WGMMA_BFLOAT16)
 VARSR_WGMMA_SHAPES(VARSR_WGMMA_E4M3)
+
+// The same with a (64, 16) in registers, a warp's 16 rows as of mma_16x8x16. kColumns: b (16, N) lies in rows of k, 64
+// columns each, so that a step of k is 16 rows of 128 bytes further. Registers of `a` are read until the products end.
+template <int N, class T, bool kColumns>
+struct WgmmaFromRegisters;
+
+#define VARSR_WGMMA_A(TYPE, SUFFIX, N_, TEXT, ACC, A0, A1, A2, A3, B, ADD, COLUMNS, FLAG)                             \
+  template <>                                                                                                         \
+  struct WgmmaFromRegisters<N_, TYPE, COLUMNS> {                                                                      \
+    static __device__ __forceinline__ void run(float (&d)[N_ / 2], const uint32_t (&a)[4], uint64_t b, int add) {     \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N_ "k16" SUFFIX \
+                   " {" TEXT "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1, " FLAG ";\n}"                      \
+                   : VARSR_UNPACK ACC                                                                                 \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                   \
+    }                                                                                                                 \
+  };
+#define VARSR_WGMMA_A_BOTH(TYPE, SUFFIX)                                                                              \
+  VARSR_WGMMA_A(TYPE, SUFFIX, 64, VARSR_TEXT_8, (VARSR_ACC_8), "%32", "%33", "%34", "%35", "%36", "%37", true, "1")   \
+  VARSR_WGMMA_A(TYPE, SUFFIX, 128, VARSR_TEXT_16, (VARSR_ACC_16), "%64", "%65", "%66", "%67", "%68", "%69", false, "0")
+VARSR_WGMMA_A_BOTH(__half, ".f32.f16.f16")
+VARSR_WGMMA_A_BOTH(__nv_bfloat16, ".f32.bf16.bf16")
 
 // --- registers of a warpgroup ----------------------------------------------------------------------------------------
 

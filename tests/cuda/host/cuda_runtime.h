@@ -29,6 +29,9 @@ struct uint2 {
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 
 inline void __syncthreads() { emulator::block_barrier(); }
 
@@ -39,6 +42,27 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   const uint32_t* all = emulator::warp_exchange(words, 2);
   std::memcpy(&value, all + ((threadIdx.x % 32) ^ mask) * emulator::kWords, sizeof(T));
   return value;
+}
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  uint32_t words[2] = {0, 0};
+  std::memcpy(words, &value, sizeof(T));
+  const uint32_t* all = emulator::warp_exchange(words, 2);
+  std::memcpy(&value, all + lane * emulator::kWords, sizeof(T));
+  return value;
+}
+inline void __syncwarp() { emulator::warp_exchange(nullptr, 0); }
+
+inline void __threadfence() {}  // blocks follow one another
+inline int atomicAdd(int* p, int value) {
+  const int before = *p;
+  *p += value;
+  return before;
+}
+template <class T>
+T __ldcg(const T* p) {
+  return *p;
 }
 
 inline unsigned long long atomicMax(unsigned long long* p, unsigned long long value) {

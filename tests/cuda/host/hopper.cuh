@@ -47,6 +47,8 @@ inline void barrier_wait(Barrier* barrier, int parity) {
 struct TensorMap {
   const unsigned char* data;
   int element_bytes, rows, columns, box_rows;
+  int H = 1, B = 1;  // of a map of heads, with strides in bytes
+  int64_t stride_b = 0, stride_h = 0, stride_row = 0;
 };
 
 template <class T>
@@ -57,6 +59,15 @@ inline cudaError_t make_tensor_map(TensorMap* map, const void* data, int, int el
   *map = {static_cast<const unsigned char*>(data), element_bytes, rows, columns, box_rows};
   const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && columns * element_bytes % 16 == 0;
   return aligned && box_rows <= 256 ? cudaSuccess : cudaErrorInvalidValue;  // as the driver's function
+}
+
+inline cudaError_t make_heads_map(TensorMap* map, const void* data, int, int element_bytes, int B, int H, int rows,
+                                  int64_t stride_b, int64_t stride_h, int64_t stride_row, int box_rows) {
+  *map = {static_cast<const unsigned char*>(data), element_bytes, rows, 128 / element_bytes, box_rows,
+          H, B, stride_b, stride_h, stride_row};
+  bool fine = reinterpret_cast<uintptr_t>(data) % 16 == 0 && box_rows <= 256;
+  for (int64_t stride : {stride_b, stride_h, stride_row}) fine &= stride > 0 && stride % 16 == 0;
+  return fine ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 // Bits 4 to 6 of an address are swapped by bits 7 to 9.
@@ -72,6 +83,23 @@ inline void tma_load(void* to, const TensorMap* map, Barrier* barrier, int colum
     for (int byte = 0; byte < 128; ++byte) {
       const bool inside = row + r < map->rows && first + byte < width;
       *swizzled(target + r * 128 + byte) = inside ? map->data[(row + r) * width + first + byte] : 0;
+    }
+  }
+  barrier->bytes -= map->box_rows * 128;
+  barrier_check(barrier);
+}
+
+inline void tma_load_rows(void* to, const TensorMap* map, Barrier* barrier, int row, int h, int b) {
+  auto* target = static_cast<unsigned char*>(to);
+  const auto* head = map->data + b * map->stride_b + h * map->stride_h;
+  for (int r = 0; r < map->box_rows; ++r) {
+    const bool inside = row + r < map->rows && h < map->H && b < map->B;
+    for (int byte = 0; byte < 128; byte += 16) {
+      if (inside) {
+        std::memcpy(swizzled(target + r * 128 + byte), head + (row + r) * map->stride_row + byte, 16);
+      } else {
+        std::memset(swizzled(target + r * 128 + byte), 0, 16);
+      }
     }
   }
   barrier->bytes -= map->box_rows * 128;
@@ -103,6 +131,7 @@ void wgmma_wait() {
     for (const auto& product : groups.front()) product();
     groups.pop_front();
   }
+  emulator::warp_exchange(nullptr, 0);  // a warp's lanes are done together: none may free what another still reads
 }
 
 template <int kCount>
@@ -136,6 +165,39 @@ struct Wgmma {
         float sum[2] = {0.f, 0.f};
         for (int k = 0; k < kDepth; ++k) {
           const float w = element<T>(b, column, k);
+          for (int half = 0; half < 2; ++half) sum[half] += rows[half][k] * w;
+        }
+        for (int half = 0; half < 2; ++half) {
+          float& target = sums[pair / 2 * 4 + 2 * half + pair % 2];
+          target = (add ? target : 0.f) + sum[half];
+        }
+      }
+    });
+  }
+};
+
+// Registers of `a`, too, are read where the products are waited for: the lanes hand them round then.
+template <int N, class T, bool kColumns>
+struct WgmmaFromRegisters {
+  static void run(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int add) {
+    static_assert(!kColumns || N == 64);
+    const int lane = threadIdx.x % 32;
+    float* sums = d;
+    const uint32_t* own = a;
+    wgmma_queue().open.push_back([=] {
+      const uint32_t* all = emulator::warp_exchange(own, 4);
+      float rows[2][16];
+      for (int half = 0; half < 2; ++half) {
+        for (int k = 0; k < 16; ++k) {
+          const uint32_t* from = all + (lane / 4 * 4 + k % 8 / 2) * emulator::kWords;
+          rows[half][k] = pair_element(from[half + k / 8 * 2], k % 2, T{});
+        }
+      }
+      for (int pair = 0; pair < N / 4; ++pair) {
+        const int column = pair / 2 * 8 + lane % 4 * 2 + pair % 2;
+        float sum[2] = {0.f, 0.f};
+        for (int k = 0; k < 16; ++k) {
+          const float w = kColumns ? element<T>(b, k, column) : element<T>(b, column, k);
           for (int half = 0; half < 2; ++half) sum[half] += rows[half][k] * w;
         }
         for (int half = 0; half < 2; ++half) {
