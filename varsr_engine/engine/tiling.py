@@ -110,8 +110,8 @@ class LatentBlend:
         self._weight[top : top + p, left : left + p] += self._window
 
     def result(self) -> torch.Tensor:
-        """(count, Z, rows, columns)."""
-        return self._sum / self._weight
+        """(count, Z, rows, columns), in the memory of the sum: to be asked for once, when all tiles are there."""
+        return self._sum.div_(self._weight)
 
 
 def tiles_per_pass(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
