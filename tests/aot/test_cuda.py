@@ -12,7 +12,8 @@ import pytest
 from tests.aot.cuda_table import TABLE, build_cuda, nvcc_version, report
 
 NVCC = build_cuda().find_nvcc()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(NVCC is None, reason="there is no nvcc")]
+# Seconds where the installation left its objects in build/cuda, else a minute or two of nvcc.
+pytestmark = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
 each_arch = pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 GROWTH = 1.1  # of registers, against the table: more is a change to look at
 
