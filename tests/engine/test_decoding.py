@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.engine.test_tiling import MICRO, engine_of
+from tests.engine.test_tiling import MICRO, engine_of, picture, same
 from varsr_engine import Engine
 from varsr_engine.config import ModelConfig
 from varsr_engine.engine.convolutions import Convolutional
 from varsr_engine.engine.decoding import decode_in_bands, window_axis, window_side
 from varsr_engine.engine.group_statistics import GroupStatistics
 from varsr_engine.engine.memory import decoder_bytes
-from varsr_engine.errors import NumericalError
+from varsr_engine.errors import NumericalError, OutputError
+from varsr_engine.imaging.png_rows import PngRows
 
 
 def latent(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -114,7 +117,8 @@ def test_windows_are_near_the_whole_and_show_no_edges(
     steps = (image - expected).diff(dim=2).abs().mean((0, 1))
     edges = [start * 4 for start in window_axis(64, 32, 4, 32).starts[1:]]
     assert all(steps[edge - 1] <= 2 * steps.median() for edge in edges)
-    monkeypatch.setattr(GroupStatistics, "shared", GroupStatistics.learning)  # each window by its own statistics
+    each_its_own = contextlib.nullcontext()
+    monkeypatch.setattr(GroupStatistics, "shared", lambda self, moments: each_its_own)
     assert psnr(decoded(photograph, 32), expected) <= 43
 
 
@@ -131,3 +135,31 @@ def test_a_pixel_that_is_not_finite_is_an_error() -> None:
     z[0, 4, 4] = float("nan")
     with pytest.raises(NumericalError):
         list(engine_of()._pipeline.decode_in_bands(z))
+
+
+def test_an_image_left_half_decoded_changes_no_other() -> None:
+    """Its statistics and its turn on the device end with each band, not with the image."""
+    engine = engine_of(memory_budget=1024 * 1024)  # windows of one tile
+    small, large = latent(8, 8), latent(30, 20)
+    expected, whole = list(engine._pipeline.decode_in_bands(small)), list(engine._pipeline.decode_in_bands(large))
+    half = engine._pipeline.decode_in_bands(large)
+    first = next(half)
+    assert len(whole) > 2 and torch.equal(first, whole[0])
+    assert torch.equal(next(engine._pipeline.decode_in_bands(small)), expected[0])
+    assert all(torch.equal(a, b) for a, b in zip(half, whole[1:], strict=True))
+
+
+def test_a_writer_that_fails_gives_the_device_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(memory_budget=1024 * 1024)
+    source = picture(30, 20)
+    expected = engine.upscale(source)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PngRows, "write", full)
+    with pytest.raises(OutputError, match="the disk is full") as kept:  # and with it the frames it went through
+        engine.upscale_to(source, tmp_path / "a.png")
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(engine.upscale, source).result(60)
+    assert same(other, expected) and kept.value is not None

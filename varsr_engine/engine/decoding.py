@@ -90,21 +90,22 @@ def decode_in_bands(
     def window(top: int, left: int) -> torch.Tensor:
         return decoder(latent[None, :, top : top + rows.side, left : left + columns.side])[0]
 
-    with decoder.statistics.learning():
+    with decoder.statistics.learning() as moments:
         for top in rows.starts:
             for left in columns.starts:
                 window(top, left)
     height = rows.side * downsample
-    with decoder.statistics.shared():
-        band = torch.zeros(3, height, W * downsample, device=latent.device)
-        for i, top in enumerate(rows.starts):
-            weight_y = rows.weights[i].to(latent.device)[:, None]
-            for left, weight_x in zip(columns.starts, columns.weights, strict=True):
-                x = left * downsample
-                part = band[..., x : x + columns.side * downsample]
-                part += window(top, left) * (weight_y * weight_x.to(latent.device))
-            finished = ((rows.starts[i + 1] - top) if i + 1 < len(rows.starts) else rows.side) * downsample
-            yield band[:, :finished].clone()
-            rest = band[:, finished:].clone()
-            band.zero_()
-            band[:, : rest.shape[1]] = rest
+    band = torch.zeros(3, height, W * downsample, device=latent.device)
+    for i, top in enumerate(rows.starts):
+        weight_y = rows.weights[i].to(latent.device)[:, None]
+        for left, weight_x in zip(columns.starts, columns.weights, strict=True):
+            x = left * downsample
+            part = band[..., x : x + columns.side * downsample]
+            with decoder.statistics.shared(moments):  # not across a yield: others may decode meanwhile
+                pixels = window(top, left)
+            part += pixels * (weight_y * weight_x.to(latent.device))
+        finished = ((rows.starts[i + 1] - top) if i + 1 < len(rows.starts) else rows.side) * downsample
+        yield band[:, :finished].clone()
+        rest = band[:, finished:].clone()
+        band.zero_()
+        band[:, : rest.shape[1]] = rest

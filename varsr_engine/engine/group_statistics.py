@@ -18,15 +18,39 @@ from varsr_engine.kernels.groupnorm_silu import groupnorm_silu
 from varsr_engine.model.autoencoder import Norm
 
 
-class GroupStatistics:
-    """The normalisations of one network: each by its own input, unless within `learning` or `shared`."""
+class Moments:
+    """Of each normalisation of a network, in the order in which it runs them: mean and mean square of its groups."""
 
     def __init__(self) -> None:
-        self._sums: list[torch.Tensor] | None = (
-            None  # of each normalisation, in order: (2, groups) mean and mean square
-        )
-        self._shared: list[torch.Tensor] | None = None
+        self._sums: list[torch.Tensor] = []  # (2, groups) float64, over windows
         self._windows = 0
+
+    def add(self, index: int, x: torch.Tensor, groups: int) -> None:
+        """What normalisation `index` gets from some windows, x (B, C, H, W); each window counts the same."""
+        variance, mean = torch.var_mean(x.float().unflatten(1, (groups, -1)), dim=(2, 3, 4), correction=0)
+        mean, variance = mean.double(), variance.double()
+        moments = torch.stack((mean, variance + mean.square())).sum(1)
+        if index == len(self._sums):
+            self._sums.append(moments)
+        else:
+            self._sums[index] += moments
+        if index == 0:
+            self._windows += x.shape[0]
+
+    def of(self, index: int) -> torch.Tensor:
+        """(2, groups) over all windows."""
+        return self._sums[index] / self._windows
+
+
+class GroupStatistics:
+    """The normalisations of one network: each by its own input, unless within `learning` or `shared`.
+
+    Neither is held open while the network's caller waits for something else: see `decode_in_bands`.
+    """
+
+    def __init__(self) -> None:
+        self._learning: Moments | None = None
+        self._shared: Moments | None = None
         self._next = 0
 
     def begin(self) -> None:
@@ -34,18 +58,18 @@ class GroupStatistics:
         self._next = 0
 
     @contextlib.contextmanager
-    def learning(self) -> Iterator[None]:
-        """Within this context runs add up the moments of what they normalise; each window counts the same."""
-        self._sums, self._windows = [], 0
+    def learning(self) -> Iterator[Moments]:
+        """Within this context runs add the moments of what they normalise to the result."""
+        self._learning = Moments()
         try:
-            yield
+            yield self._learning
         finally:
-            self._learned, self._sums = self._sums, None
+            self._learning = None
 
     @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """Within this context runs normalise by the moments that were learned last."""
-        self._shared = [total / self._windows for total in self._learned]
+    def shared(self, moments: Moments) -> Iterator[None]:
+        """Within this context runs normalise by these moments."""
+        self._shared = moments
         try:
             yield
         finally:
@@ -57,22 +81,10 @@ class GroupStatistics:
         """silu(GroupNorm(x)), or the norm alone, of x (B, C, H, W); into `out` if given, which may be x."""
         index, self._next = self._next, self._next + 1
         if self._shared is not None:
-            return _by_moments(norm, x, self._shared[index], silu, out)
-        if self._sums is not None:
-            self._learn(index, x, norm.num_groups)
+            return _by_moments(norm, x, self._shared.of(index), silu, out)
+        if self._learning is not None:
+            self._learning.add(index, x, norm.num_groups)
         return groupnorm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu=silu, out=out)
-
-    def _learn(self, index: int, x: torch.Tensor, groups: int) -> None:
-        assert self._sums is not None
-        variance, mean = torch.var_mean(x.float().unflatten(1, (groups, -1)), dim=(2, 3, 4), correction=0)
-        mean, variance = mean.double(), variance.double()
-        moments = torch.stack((mean, variance + mean.square())).sum(1)
-        if index == len(self._sums):
-            self._sums.append(moments)
-        else:
-            self._sums[index] += moments
-        if index == 0:
-            self._windows += x.shape[0]
 
 
 def _by_moments(

@@ -172,8 +172,13 @@ class PictureEngine(TensorEngine):
         """The output's rows (h, W, 3), from top to bottom."""
         share = self.model_config.fidelity if params.fidelity is None else params.fidelity
         color = params.color_fix or self.model_config.color_fix
-        with self._running("decoding a part of an image"):
-            yield from image.finish(self._pipeline.decode_in_bands(latent), color, share)
+        bands = image.finish(self._pipeline.decode_in_bands(latent), color, share)
+        while True:
+            with self._running("decoding a part of an image"):  # not across a yield: writing a band needs no device
+                rows = next(bands, None)
+            if rows is None:
+                return
+            yield rows
 
     def _upscale_as_published(
         self,
