@@ -27,12 +27,16 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` where files differ from it."""
+    """The checkout's commit, with `+` where files differ from it; unknown where there is no git."""
 
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
-    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+" if git("status", "--porcelain", "-uno") else "")
+    try:
+        name = git("rev-parse", "--short=12", "HEAD")
+        return (name or "unknown") + ("+" if name and git("status", "--porcelain", "-uno") else "")
+    except OSError:
+        return "unknown"
 
 
 def gemm_ceiling(device: torch.device, dtype: torch.dtype, side: int = 4096, repeats: int = 5) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_suite.session import ROOT, PartResult
+from benchmarks import machine
+from benchmarks.gpu_suite.session import PartResult
 from benchmarks.gpu_suite.settings import Settings
 from varsr_engine.atomic import atomic_writer
 
@@ -18,16 +18,8 @@ FORMAT = 1
 
 
 def commit() -> str:
-    """The checkout's commit, with `-changed` where files differ from it; unknown where there is no git."""
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    try:
-        name = git("rev-parse", "--short=12", "HEAD")
-        return (name or "unknown") + ("-changed" if name and git("status", "--porcelain", "-uno") else "")
-    except OSError:
-        return "unknown"
+    """The checkout's commit as it may stand in a file's name: with `-changed` where files differ from it."""
+    return machine.commit().replace("+", "-changed")
 
 
 def gpu_folder(name: str) -> str:
