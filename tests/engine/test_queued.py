@@ -62,10 +62,14 @@ def test_other_settings_that_change_the_program_do_not_share(inline: Engine) -> 
     assert inline.stats().batch_sizes == {1: 3, 2: 1}
 
 
-def test_alone_as_blocking_bit_for_bit() -> None:
-    with engine_of() as engine:
+@pytest.mark.parametrize("tile", ["auto", "published", "off"])
+def test_alone_as_blocking_bit_for_bit(tile: str) -> None:
+    with engine_of(batch_size=1) as engine:
         for size in (SMALL, LARGE):
-            assert same(engine.submit(picture(*size), seed=4).result(), engine.upscale(picture(*size), seed=4))
+            queued = engine.submit(picture(*size), seed=4, tile=tile).result()
+            assert same(queued, engine.upscale(picture(*size), seed=4, tile=tile))
+        whole, floats = (engine.submit(picture(*LARGE), seed=4, tile=t).result() for t in ("published", "auto"))
+        assert not same(whole, floats)  # whose tiles are resized in 8 bits, and in float
 
 
 def test_async_and_streaming() -> None:

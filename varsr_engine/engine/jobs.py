@@ -14,6 +14,7 @@ import torch
 
 from varsr_engine.engine.large_image import LargeImage
 from varsr_engine.engine.params import UpscaleParams
+from varsr_engine.engine.pictures import published_input
 from varsr_engine.engine.request import BatchRequest
 from varsr_engine.engine.result import UpscaleResult
 from varsr_engine.engine.scheduling import Checkpoint, Unit
@@ -50,20 +51,26 @@ class UpscaleJob:
         if grid is None:
             side = config.image_side
             self._lr = to_network_input(resize_rgb(picture.rgb, (side, side), eight_bit=picture.bit_depth == 8))
+            return
+        self._blend = LatentBlend(grid, 1, config.latent_channels, engine.device)
+        if params.tile == "published":
+            self._lr = published_input(picture, grid)
         else:
             self._large = LargeImage(picture, grid, params.output_size(*picture.size))
-            self._blend = LatentBlend(grid, 1, config.latent_channels, engine.device)
 
     def tile(self, index: int) -> torch.Tensor:
         """The network's input (1, 3, S, S) of a tile."""
-        return self._lr if self._grid is None else self._large.tiles([self._grid.origins[index]])
+        if self._grid is None:
+            return self._lr
+        origins = [self._grid.origins[index]]
+        return self._grid.cut(self._lr, origins) if self._params.tile == "published" else self._large.tiles(origins)
 
     def complete(self, index: int, output: torch.Tensor) -> None:
         """A tile's latent (Z, p, p), or the decoded image (3, S, S) of an image of one tile."""
         self._waiting[index] = output
-        while (
-            self._grid is not None and self._next in self._waiting
-        ):  # in the grid's order, so that batches change nothing
+        if self._grid is None:
+            return
+        while self._next in self._waiting:  # in the grid's order, so that batches change nothing
             self._blend.add(self._waiting.pop(self._next)[None], self._grid.origins[self._next])
             self._next += 1
 
@@ -74,10 +81,13 @@ class UpscaleJob:
         if self._grid is None:
             image = self._waiting.pop(0)[None]
             return self._engine.finished_tile(self._picture, image, self._lr, self._params, self._seed, self.seconds)
-        latent = self._blend.result()[0]
-        return self._engine.finished_image(
-            self._picture, self._large, latent, self._params, self._seed, self.seconds, None
-        )
+        latents, params, seed = self._blend.result(), self._params, self._seed
+        if self._params.tile == "published":
+            (result,) = self._engine.finished_as_published(
+                self._picture, self._grid, self._lr, latents, params, [seed], self.seconds, None
+            )
+            return result
+        return self._engine.finished_image(self._picture, self._large, latents[0], params, seed, self.seconds, None)
 
 
 class TileRunner:

@@ -190,17 +190,31 @@ class PictureEngine(TensorEngine):
         on_tiles: OnTiles | None,
     ) -> list[UpscaleResult]:
         """Section 10 of the specification: the whole latent decoded at once, its image resized and corrected whole."""
-        eight_bit, size = picture.bit_depth == 8, params.output_size(*picture.size)
-        lr = to_network_input(resize_rgb(picture.rgb, grid.image_size, eight_bit))[0]
-        latent, seconds = self._blended_latent(
+        lr = published_input(picture, grid)
+        latents, seconds = self._blended_latent(
             lambda origins: grid.cut(lr, origins), grid, params, seeds, on_stage, on_tiles
         )
+        return self.finished_as_published(picture, grid, lr, latents, params, seeds, seconds, on_stage)
+
+    def finished_as_published(
+        self,
+        picture: Picture,
+        grid: TileGrid,
+        lr: torch.Tensor,
+        latents: torch.Tensor,
+        params: UpscaleParams,
+        seeds: list[int],
+        seconds: dict[str, float],
+        on_stage: OnStage | None,
+    ) -> list[UpscaleResult]:
+        """The results of one picture from its input (3, H, W) and its whole latents (n, Z, h, w), one a seed."""
+        size = params.output_size(*picture.size)
         clock = StageClock(on_stage, self.device)
         with self._running("decoding an image of this size at once; set tile to auto"):
-            images = self._pipeline.decode(latent).cpu()
+            images = self._pipeline.decode(latents).cpu()
         clock("decoder")
-        seconds |= clock.seconds
-        style = torch.from_numpy(resize_rgb(picture.rgb, size, eight_bit)).permute(2, 0, 1)[None]
+        seconds = seconds | clock.seconds
+        style = torch.from_numpy(resize_rgb(picture.rgb, size, picture.bit_depth == 8)).permute(2, 0, 1)[None]
         results = []
         for image, seed in zip(images, seeds, strict=True):
             seams = seam_score(image, (lr + 1) / 2, grid)
@@ -306,6 +320,11 @@ class PictureEngine(TensorEngine):
             "tiles": tiles,
             "seam_score": seams,
         }
+
+
+def published_input(picture: Picture, grid: TileGrid) -> torch.Tensor:
+    """The whole image's input (3, H, W) in [-1, 1], an 8-bit picture resized in 8 bits."""
+    return to_network_input(resize_rgb(picture.rgb, grid.image_size, picture.bit_depth == 8))[0]
 
 
 def to_array(image: torch.Tensor) -> FloatArray:

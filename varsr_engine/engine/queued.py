@@ -127,13 +127,13 @@ class QueuedEngine(PictureEngine):
     # --- for jobs
 
     def requests_of(self, grid: TileGrid | None, params: UpscaleParams, seed: int) -> BatchRequest:
-        """The validated settings of all tiles of an image."""
+        """The validated settings of all tiles of an image, on the CPU: batches are joined there."""
         config, tiles = self.model_config, [(0, 0)] if grid is None else grid.origins
         guidance = config.guidance_scale_tiled if params.cfg is None and grid is not None else params.cfg
         return batch_request(
             config,
             len(tiles),
-            self.device,
+            torch.device("cpu"),
             guidance_scale=guidance,
             seeds=[seed] * len(tiles),
             origins=tiles,
@@ -151,6 +151,7 @@ class QueuedEngine(PictureEngine):
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Images (n, 3, S, S) in [0, 1] on the CPU if `decoded`, else latents (n, Z, p, p), and seconds by stage."""
         with self._running(f"a batch of {request.batch} tiles", request.batch):
+            request = request.to(self.device)
             settings: dict[str, Any] = {"seeds": request.seeds, "steps": steps, "refine": refine, "on_stage": on_stage}
             if decoded:
                 generation = self._pipeline.generate(lr.to(self.device), request, **settings)

@@ -43,6 +43,9 @@ class BatchRequest:
     def batch(self) -> int:
         return self.labels.shape[0]
 
+    def to(self, device: torch.device) -> BatchRequest:
+        return self.with_tensors([t.to(device) for t in self.tensors()])
+
     def row(self, index: int) -> BatchRequest:
         """The settings of one image."""
         return self.with_tensors([t[index : index + 1] for t in self.tensors()])
