@@ -21,7 +21,7 @@ from varsr_engine.imaging.row_buffer import RowBuffer
 
 Bands = Iterator[Tensor]
 StyleRows = Callable[[int, int], Tensor]  # rows top to bottom of the style, (3, h, W), of the image's size
-SPOOL_BYTES = 256 * 1024 * 1024  # in memory; a larger image waits on the disk for its statistics
+SPOOL_BYTES = 32 * 1024 * 1024  # in memory; a larger image waits on the disk for its statistics
 
 
 def resize_bands(bands: Bands, source: tuple[int, int], size: tuple[int, int]) -> Bands:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,21 +45,30 @@ class ResizedView:
         self.size = size
         self._rgb = rgb
         self._same = (rgb.shape[1], rgb.shape[0]) == size
-        self._planes = [] if self._same else [Image.fromarray(np.ascontiguousarray(rgb[..., c])) for c in range(3)]
 
     def part(self, left: int, top: int, right: int, bottom: int) -> FloatArray:
         """(bottom - top, right - left, 3) float32 in [0, 1]: these pixels of the resized picture."""
         if self._same:
             return self._rgb[top:bottom, left:right]
         height, width = self._rgb.shape[:2]
-        x, y = width / self.size[0], height / self.size[1]
-        box = (left * x, top * y, min(right * x, width), min(bottom * y, height))
+        x0, x1, columns = _needed(left, right, width / self.size[0], width)
+        y0, y1, rows = _needed(top, bottom, height / self.size[1], height)
+        source = self._rgb[rows, columns]
+        box = (x0 - columns.start, y0 - rows.start, x1 - columns.start, y1 - rows.start)
         size = right - left, bottom - top
-        parts = [np.asarray(plane.resize(size, Image.Resampling.BICUBIC, box=box)) for plane in self._planes]
+        planes = (Image.fromarray(np.ascontiguousarray(source[..., c])) for c in range(3))
+        parts = [np.asarray(plane.resize(size, Image.Resampling.BICUBIC, box=box)) for plane in planes]
         return np.clip(np.stack(parts, axis=-1), 0, 1)
 
     def rows(self, top: int, bottom: int) -> FloatArray:
         return self.part(0, top, self.size[0], bottom)
+
+
+def _needed(first: int, last: int, ratio: float, length: int) -> tuple[float, float, slice]:
+    """Of pixels first to last along an axis: where they lie in the source, and the source's pixels that they see."""
+    reach = math.ceil(2 * max(ratio, 1.0)) + 1  # of the bicubic kernel
+    low, high = first * ratio, min(last * ratio, length)
+    return low, high, slice(max(0, math.floor(low) - reach), min(length, math.ceil(high) + reach))
 
 
 def resize_alpha(alpha: FloatArray, size: tuple[int, int]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""A picture written to a PNG while its rows are made: `write_picture` for what does not fit in memory."""
+"""A picture written to a file while its rows are made: `write_picture` for what does not fit in memory."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from PIL import Image
 from varsr_engine.imaging.picture import FloatArray, Picture
 from varsr_engine.imaging.png_stream import PngStream
 from varsr_engine.imaging.samples import to_uint8, to_uint16
+from varsr_engine.imaging.tiff_stream import TiffStream
 from varsr_engine.imaging.writing import luma, sixteen_bit
 
+STREAMS = {"PNG": PngStream, "TIFF": TiffStream}  # the formats that can be written so
 
-class PngRows:
+
+class PictureRows:
     """Takes the RGB rows of an upscaled picture; alpha, depth and metadata are the source's, as `write_picture` keeps
     them. As a context manager it ends the image, unless an error ended it."""
 
-    def __init__(self, file: BinaryIO, source: Picture, size: tuple[int, int]) -> None:
-        self._size, self._gray, self._deep = size, source.gray, sixteen_bit(source, "PNG")
+    def __init__(self, file: BinaryIO, source: Picture, size: tuple[int, int], format: str) -> None:
+        """format: one of STREAMS. Raises ImageTooLargeError where it cannot hold the size."""
+        self._size, self._gray, self._deep = size, source.gray, sixteen_bit(source, format)
         self._alpha = None if source.alpha is None else Image.fromarray(source.alpha)
         channels = (1 if source.gray else 3) + (source.alpha is not None)
-        self._stream = PngStream(
+        self._stream = STREAMS[format](
             file, size, channels, sixteen_bit=self._deep, icc_profile=source.icc_profile, exif=source.exif
         )
         self._top = 0
 
-    def __enter__(self) -> PngRows:
+    def __enter__(self) -> PictureRows:
         return self
 
     def __exit__(
