@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,15 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.engine.test_tiling import MICRO, engine_of, picture, same
+from tests.engine.test_tiling import CPU, MICRO, engine_of, picture, same
 from varsr_engine import Engine
 from varsr_engine.config import ModelConfig
+from varsr_engine.engine import decoding
 from varsr_engine.engine.convolutions import Convolutional
-from varsr_engine.engine.decoding import decode_in_bands, window_axis, window_side
+from varsr_engine.engine.decoding import band_bytes, decode_in_bands, window_axis, window_shape
 from varsr_engine.engine.group_statistics import GroupStatistics
+from varsr_engine.engine.latent_rows import LatentRows
 from varsr_engine.engine.memory import decoder_bytes
 from varsr_engine.errors import NumericalError, OutputError
-from varsr_engine.imaging.png_rows import PngRows
+from varsr_engine.imaging.picture_rows import PictureRows
 
 
 def latent(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -38,7 +41,7 @@ def bands_of(z: torch.Tensor, side: int) -> list[torch.Tensor]:
 
     def decode(loaded: Convolutional) -> list[torch.Tensor]:
         with torch.inference_mode():
-            return list(decode_in_bands(loaded, z, side, MICRO.downsample))
+            return list(decode_in_bands(loaded, LatentRows.of(z), CPU, (side, side), MICRO.downsample))
 
     return decoder.run(decode)
 
@@ -84,9 +87,9 @@ def photograph() -> tuple[Engine, torch.Tensor]:
     engine, latents = Engine.from_pretrained("varsr-mini", device="cpu"), []
     decode = engine._pipeline.decode_in_bands
 
-    def record(z: torch.Tensor) -> Iterator[torch.Tensor]:
-        latents.append(z.clone())
-        return decode(z)
+    def record(z: LatentRows, *rest: Any) -> Iterator[torch.Tensor]:
+        latents.append(z.whole())
+        return decode(z, *rest)
 
     engine._pipeline.decode_in_bands = record  # type: ignore[method-assign]
     with Image.open(Path(__file__).parents[2] / "examples" / "photo.jpg") as image:
@@ -99,7 +102,10 @@ def decoded(photograph: tuple[Engine, torch.Tensor], side: int) -> torch.Tensor:
     f = engine.model_config.downsample
     with torch.inference_mode():
         return torch.cat(
-            engine._pipeline._decoder.run(lambda d: list(decode_in_bands(d, z, side, f, least=side))), dim=1
+            engine._pipeline._decoder.run(
+                lambda d: list(decode_in_bands(d, LatentRows.of(z), CPU, (side, side), f, least=side))
+            ),
+            dim=1,
         )
 
 
@@ -124,28 +130,45 @@ def test_windows_are_near_the_whole_and_show_no_edges(
 
 def test_sizes_follow_the_budget() -> None:
     published = ModelConfig.varsr_d24()
-    assert window_side(published, 4) == published.latent_side  # a tile takes what it takes
-    assert window_side(MICRO, 4) == 64
-    small = window_side(MICRO, 4, budget=decoder_bytes(MICRO, (16 * 4) ** 2, 4))
-    assert small == 16
+    assert window_shape(published, 100, 4) == (published.latent_side,) * 2  # a tile takes what it takes
+    assert window_shape(MICRO, 100, 4) == (64, 64)
+    assert window_shape(MICRO, 100, 4, budget=decoder_bytes(MICRO, (16 * 4) ** 2, 4)) == (16, 16)
+
+
+def test_wide_images_have_low_windows() -> None:
+    assert band_bytes(64 * 4, 2000 * 4) > decoding.BAND_BYTES >= band_bytes(32 * 4, 2000 * 4)
+    assert window_shape(MICRO, 2000, 4) == (32, 64)
+    assert window_shape(MICRO, 10**6, 4) == (MICRO.latent_side, 64)
+
+
+def test_bands_are_cut_to_what_is_finished_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = latent(40, 20)
+    expected = torch.cat(bands_of(z, 16), dim=1)
+    monkeypatch.setattr(decoding, "SLICE_BYTES", band_bytes(7, 80))
+    pieces = bands_of(z, 16)
+    assert max(piece.shape[1] for piece in pieces) == 7 and torch.equal(torch.cat(pieces, dim=1), expected)
+    assert max(piece.shape[1] for piece in bands_of(z, 64)) == 7  # in one window too
 
 
 def test_a_pixel_that_is_not_finite_is_an_error() -> None:
     z = latent(9, 9)
     z[0, 4, 4] = float("nan")
     with pytest.raises(NumericalError):
-        list(engine_of()._pipeline.decode_in_bands(z))
+        list(engine_of()._pipeline.decode_in_bands(LatentRows.of(z)))
 
 
 def test_an_image_left_half_decoded_changes_no_other() -> None:
     """Its statistics and its turn on the device end with each band, not with the image."""
     engine = engine_of(memory_budget=1024 * 1024)  # windows of one tile
     small, large = latent(8, 8), latent(30, 20)
-    expected, whole = list(engine._pipeline.decode_in_bands(small)), list(engine._pipeline.decode_in_bands(large))
-    half = engine._pipeline.decode_in_bands(large)
+    expected, whole = (
+        list(engine._pipeline.decode_in_bands(LatentRows.of(small))),
+        list(engine._pipeline.decode_in_bands(LatentRows.of(large))),
+    )
+    half = engine._pipeline.decode_in_bands(LatentRows.of(large))
     first = next(half)
     assert len(whole) > 2 and torch.equal(first, whole[0])
-    assert torch.equal(next(engine._pipeline.decode_in_bands(small)), expected[0])
+    assert torch.equal(next(engine._pipeline.decode_in_bands(LatentRows.of(small))), expected[0])
     assert all(torch.equal(a, b) for a, b in zip(half, whole[1:], strict=True))
 
 
@@ -157,7 +180,7 @@ def test_a_writer_that_fails_gives_the_device_back(tmp_path: Path, monkeypatch: 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(PngRows, "write", full)
+    monkeypatch.setattr(PictureRows, "write", full)
     with pytest.raises(OutputError, match="the disk is full") as kept:  # and with it the frames it went through
         engine.upscale_to(source, tmp_path / "a.png")
     with ThreadPoolExecutor(1) as pool:

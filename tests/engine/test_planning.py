@@ -6,7 +6,7 @@ import pytest
 
 from tests.engine.test_tiling import engine_of, picture
 from tests.live_bytes import LiveBytes
-from varsr_engine.engine.decoding import window_side
+from varsr_engine.engine.decoding import window_shape
 from varsr_engine.engine.memory import RESERVE
 from varsr_engine.engine.planning import UpscalePlan
 
@@ -45,7 +45,7 @@ def test_a_budget_bounds_batches_and_windows() -> None:
     bounded = engine_of(memory_budget=budget)
     assert free.largest_batch == 8 and bounded.largest_batch == 2
     tight = engine_of(memory_budget=1024 * 1024)
-    assert tight.largest_batch == 1 and tight._pipeline.window_side < window_side(config, 4)
+    assert tight.largest_batch == 1 and tight._pipeline.window_shape(100) < window_shape(config, 100, 4)
     source = picture(30, 20)
     plan: UpscalePlan = tight.plan((30, 20))
     assert plan.batch == 1 and plan.peak_bytes < free.plan((30, 20)).peak_bytes

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +23,25 @@ from tests.kernels.harness import raises
 from tests.numerics import relative_error
 from varsr_engine.checkpoint import TensorCheckpoint
 from varsr_engine.config import ModelConfig
-from varsr_engine.engine import convolutions
+from varsr_engine.engine import convolutions, latent_rows
 from varsr_engine.engine.engine import Engine
+from varsr_engine.engine.latent_rows import LatentRows
 from varsr_engine.engine.memory import decoder_bytes
 from varsr_engine.engine.noise import map_positions, tile_positions
 from varsr_engine.engine.params import EngineConfig
 from varsr_engine.engine.result import UpscaleResult
 from varsr_engine.engine.tiling import (
     LatentBlend,
+    SeamMeter,
     TileGrid,
     axis_offsets,
     gaussian_window,
+    ramp_window,
     seam_score,
     tile_grid,
     tiles_per_pass,
 )
-from varsr_engine.errors import ImageTooLargeError, InvalidParamsError
+from varsr_engine.errors import ImageTooLargeError, InvalidParamsError, ResourceExhaustedError
 from varsr_engine.imaging import resize_alpha, resize_rgb, to_network_input
 from varsr_engine.imaging.color import color_fix
 from varsr_engine.model.varsr import VARSR
@@ -126,13 +132,56 @@ def test_the_default_overlap_is_a_quarter_and_too_much_is_refused(engine: Engine
         engine.upscale(picture(30, 30), tile_overlap=8)
 
 
-def test_blending_equal_tiles_gives_them_back() -> None:
+@pytest.mark.parametrize("window", [gaussian_window, lambda side: ramp_window(side, 3)], ids=["published", "ramp"])
+def test_blending_equal_tiles_gives_them_back(window: Callable[[int], torch.Tensor]) -> None:
     grid = TileGrid(rows=11, columns=9, side=8, downsample=4, tops=(0, 3), lefts=(0, 1))
     whole = torch.randn(2, 5, 11, 9)
-    blend = LatentBlend(grid, 2, 5, CPU)
+    blend = LatentBlend(grid, window(8), 2, 5, CPU)
     for r, c in grid.origins:
         blend.add(whole[..., r : r + 8, c : c + 8], (r, c))
-    torch.testing.assert_close(blend.result(), whole, rtol=1e-5, atol=1e-6)
+    latents = blend.result()
+    torch.testing.assert_close(torch.stack([z.whole() for z in latents]), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_the_ramp_adds_up_to_one_where_two_tiles_overlap() -> None:
+    ramp = ramp_window(32, 8)[16]
+    assert (ramp[8:24] == 1).all() and torch.equal(ramp, ramp.flip(0)) and 0 < ramp[0] < 1e-5
+    torch.testing.assert_close(ramp[:8] + ramp[24:], torch.ones(8), atol=3e-6, rtol=0)
+    assert (ramp_window(8, 0) > 0).all() and (ramp_window(8, 7) > 0).all()
+
+
+def test_blending_row_by_row_is_blending_the_whole() -> None:
+    """Bit for bit, where rows of tiles overlap more than once, in memory and in a file."""
+    grid = TileGrid(
+        rows=29, columns=17, side=8, downsample=4, tops=axis_offsets(29, 8, 5), lefts=axis_offsets(17, 8, 2)
+    )
+    tiles = {origin: torch.randn(2, 5, 8, 8) for origin in grid.origins}
+    total, weight, window = torch.zeros(2, 5, 29, 17), torch.zeros(29, 17), gaussian_window(8)
+    blend = LatentBlend(grid, window, 2, 5, CPU)
+    for (r, c), tile in tiles.items():
+        total[..., r : r + 8, c : c + 8] += tile * window
+        weight[r : r + 8, c : c + 8] += window
+        blend.add(tile, (r, c))
+    assert torch.equal(torch.stack([z.whole() for z in blend.result()]), total / weight)
+
+
+def test_a_latent_is_kept_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = torch.randn(3, 20, 7)
+    monkeypatch.setattr(latent_rows, "SPOOL_BYTES", 4 * 3 * 7 * 9)
+    kept = LatentRows(3, 7)
+    for rows in z.split((4, 1, 10, 5), dim=1):
+        kept.append(rows)
+        assert torch.equal(kept.take(0, 2), z[:, :2])
+    assert torch.equal(kept.whole(), z) and torch.equal(kept.take(8, 13), z[:, 8:13])
+    assert kept._file._rolled  # type: ignore[attr-defined]
+    monkeypatch.setattr(kept, "_file", _Full())
+    with pytest.raises(ResourceExhaustedError, match=r"has no room for it .* TMPDIR"):
+        kept.append(z)
+
+
+class _Full(io.BytesIO):
+    def write(self, data: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_tiles_a_pass_follow_the_size_of_the_model() -> None:
@@ -324,13 +373,33 @@ def with_step(column: int, height: float = 0.1) -> torch.Tensor:
 
 
 def test_seam_score() -> None:
-    flat, faint = torch.full((3, 32, 80), 0.4), torch.rand(3, 32, 80) * 0.01
+    flat, faint = torch.full((3, 32, 80), 0.4), torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0)) * 0.01
     assert seam_score(flat, flat, GRID) == 1.0
     for seam in (28, 52):  # in the middle of the overlaps of cells 6 to 8, and 12 to 14
-        assert seam_score(with_step(seam) + faint, flat, GRID) > 20
+        assert seam_score(with_step(seam) + faint, flat, GRID) > 2
+        assert seam_score(with_step(seam, 0.01) + faint, flat, GRID) > 1.1
         assert seam_score(with_step(seam) + faint, with_step(seam) + faint, GRID) == pytest.approx(1.0)
-    assert seam_score(with_step(15) + faint, flat, GRID) < 0.1
-    assert 0.8 < seam_score(torch.rand(3, 32, 80), flat, GRID) < 1.2
+    assert seam_score(with_step(15) + faint, flat, GRID) < 1
+    assert seam_score(faint, flat, GRID) == pytest.approx(1, abs=0.1)
+
+
+def test_a_strong_edge_elsewhere_hides_no_seam() -> None:
+    """Nor does it make one: each place is compared to what is near it."""
+    image = with_step(28, 0.02) + torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0)) * 0.01
+    edge = image.clone()
+    edge[:, :, 70:] += 0.5
+    score = seam_score(image, torch.zeros(3, 32, 80), GRID)
+    assert score > 1.5 and seam_score(edge, torch.zeros(3, 32, 80), GRID) > 0.9 * score
+
+
+def test_seams_of_rows_and_bands_of_any_height() -> None:
+    grid = dataclasses.replace(GRID, rows=20, columns=8, tops=GRID.lefts, lefts=GRID.tops)
+    image = (with_step(28) + torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0)) * 0.01).transpose(1, 2)
+    whole, banded = SeamMeter(grid), SeamMeter(grid)
+    whole.add(image)
+    for band in image.split([1, 40, 7, 31, 1], dim=1):
+        banded.add(band)
+    assert whole.ratio > 2 and banded.ratio == pytest.approx(whole.ratio, rel=1e-12)
 
 
 def test_a_constant_image_has_no_seams(engine: Engine) -> None:
@@ -387,13 +456,16 @@ def test_the_model_has_a_default_temperature() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4], ids=["gray", "rgb", "rgba"])
-def test_a_png_written_by_rows_is_the_one_written_whole(engine: Engine, tmp_path: Path, channels: int) -> None:
+@pytest.mark.parametrize("format", ["png", "tif"])
+def test_a_file_written_by_rows_is_the_one_written_whole(
+    engine: Engine, tmp_path: Path, channels: int, format: str
+) -> None:
     source = picture(23, 17, channels=channels)
     source = source[..., 0] if channels == 1 else source
     whole = engine.upscale(source, seed=3)
-    report, lost = engine.upscale_to(source, tmp_path / "rows.png", seed=3)
-    whole.save(tmp_path / "whole.png")
-    with Image.open(tmp_path / "rows.png") as rows, Image.open(tmp_path / "whole.png") as expected:
+    report, lost = engine.upscale_to(source, tmp_path / f"rows.{format}", seed=3)
+    whole.save(tmp_path / f"whole.{format}")
+    with Image.open(tmp_path / f"rows.{format}") as rows, Image.open(tmp_path / f"whole.{format}") as expected:
         assert rows.mode == expected.mode and np.array_equal(np.asarray(rows), np.asarray(expected))
     assert lost == [] and report.stats().keys() == whole.stats().keys()
     assert (report.tiles, report.size, report.seed) == (whole.tiles, whole.size, whole.seed)

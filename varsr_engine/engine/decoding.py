@@ -10,6 +10,7 @@ import torch
 
 from varsr_engine.config import ModelConfig
 from varsr_engine.engine.convolutions import Convolutional
+from varsr_engine.engine.latent_rows import LatentRows
 from varsr_engine.engine.memory import decoder_bytes
 from varsr_engine.engine.tiling import axis_offsets
 
@@ -17,6 +18,8 @@ OVERLAP = 8  # cells that neighbouring windows share
 # Cells at a window's inner edges that count for nothing: there convolutions see the zeros beyond the window.
 MARGIN = 2
 WINDOW_BYTES = 256 * 1024 * 1024  # of a window's maps, unless a tile of the model takes more
+BAND_BYTES = 16 * 1024 * 1024  # of the rows of the whole image that a row of windows makes
+SLICE_BYTES = 8 * 1024 * 1024  # of the rows that are finished at once: colour correction needs several copies of them
 WIDEST_WINDOW = 64  # cells: beyond it the overlaps are a small part, and attention in the window grows with its square
 
 Decode = Callable[[Convolutional, torch.Tensor], torch.Tensor]
@@ -31,12 +34,23 @@ class WindowAxis:
     weights: list[torch.Tensor]  # (side * downsample,) a window; those of one pixel add up to 1
 
 
-def window_side(config: ModelConfig, element: int, budget: int = WINDOW_BYTES) -> int:
-    """Cells a side of the largest window whose maps fit the budget; at least a tile of the model."""
-    side = config.latent_side
-    while side < WIDEST_WINDOW and decoder_bytes(config, (2 * side * config.downsample) ** 2, element) <= budget:
+def window_shape(config: ModelConfig, columns: int, element: int, budget: int = WINDOW_BYTES) -> tuple[int, int]:
+    """(rows, columns), in cells, of the largest window for a latent of so many columns; at least a tile of the model.
+
+    Its maps fit the budget, and its rows of the whole image BAND_BYTES: images that are very wide have lower windows.
+    """
+    f, side = config.downsample, config.latent_side
+    while side < WIDEST_WINDOW and decoder_bytes(config, (2 * side * f) ** 2, element) <= budget:
         side *= 2
-    return side
+    rows = side
+    while rows > config.latent_side and band_bytes(rows * f, columns * f) > BAND_BYTES:
+        rows //= 2
+    return rows, side
+
+
+def band_bytes(rows: int, columns: int) -> int:
+    """Of so many rows of an image, three channels in float32."""
+    return 3 * 4 * rows * columns
 
 
 def window_axis(length: int, side: int, downsample: int, least: int = 1) -> WindowAxis:
@@ -73,39 +87,51 @@ def window_axis(length: int, side: int, downsample: int, least: int = 1) -> Wind
 
 
 def decode_in_bands(
-    decoder: Convolutional, latent: torch.Tensor, side: int, downsample: int, least: int = 1
+    decoder: Convolutional,
+    latent: LatentRows,
+    device: torch.device,
+    shape: tuple[int, int],
+    downsample: int,
+    least: int = 1,
 ) -> Iterator[torch.Tensor]:
-    """Bands (3, h, W * f) of the image of a latent (Z, H, W), top to bottom, on the latent's device, not clamped.
+    """Bands (3, h, W * f) of the image of a latent (Z, H, W), top to bottom, on the device, not clamped.
 
-    A latent of at most side x side cells is decoded as it is, in one band; a larger one in windows of at most
-    that size, at least `least` cells a side, which share the statistics of their normalisations (`GroupStatistics`) and
-    attend within themselves.
+    A latent of at most `shape` (rows, columns) is decoded as it is; a larger one in windows of at most that shape, at
+    least `least` cells a side, which share the statistics of their normalisations (`GroupStatistics`) and attend
+    within themselves. Bands hold at most SLICE_BYTES, so that what follows needs little memory either.
     """
-    _, H, W = latent.shape
-    rows, columns = (window_axis(length, side, downsample, least) for length in (H, W))
+    H, W = latent.rows, latent.columns
+    rows, columns = (window_axis(length, side, downsample, least) for length, side in zip((H, W), shape, strict=True))
+    slices = max(1, SLICE_BYTES // band_bytes(1, W * downsample))
     if len(rows.starts) == len(columns.starts) == 1:
-        yield decoder(latent[None])[0]
+        yield from decoder(latent.whole()[None].to(device))[0].split(slices, dim=1)
         return
 
-    def window(top: int, left: int) -> torch.Tensor:
-        return decoder(latent[None, :, top : top + rows.side, left : left + columns.side])[0]
+    def strip(top: int) -> torch.Tensor:
+        return latent.take(top, top + rows.side).to(device)
+
+    def window(cells: torch.Tensor, left: int) -> torch.Tensor:
+        return decoder(cells[None, :, :, left : left + columns.side].contiguous())[0]
 
     with decoder.statistics.learning() as moments:
         for top in rows.starts:
+            cells = strip(top)
             for left in columns.starts:
-                window(top, left)
+                window(cells, left)
     height = rows.side * downsample
-    band = torch.zeros(3, height, W * downsample, device=latent.device)
+    band = torch.zeros(3, height, W * downsample, device=device)
     for i, top in enumerate(rows.starts):
-        weight_y = rows.weights[i].to(latent.device)[:, None]
+        weight_y, cells = rows.weights[i].to(device)[:, None], strip(top)
         for left, weight_x in zip(columns.starts, columns.weights, strict=True):
             x = left * downsample
             part = band[..., x : x + columns.side * downsample]
             with decoder.statistics.shared(moments):  # not across a yield: others may decode meanwhile
-                pixels = window(top, left)
-            part += pixels * (weight_y * weight_x.to(latent.device))
+                pixels = window(cells, left)
+            part += pixels * (weight_y * weight_x.to(device))
+        del cells
         finished = ((rows.starts[i + 1] - top) if i + 1 < len(rows.starts) else rows.side) * downsample
-        yield band[:, :finished].clone()
+        for piece in band[:, :finished].split(slices, dim=1):
+            yield piece.clone()
         rest = band[:, finished:].clone()
         band.zero_()
         band[:, : rest.shape[1]] = rest

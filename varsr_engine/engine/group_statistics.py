@@ -37,6 +37,15 @@ class Moments:
         if index == 0:
             self._windows += x.shape[0]
 
+    def join(self, other: Moments) -> None:
+        """Add windows that were learned apart: as `add` would have, in their order."""
+        for index, moments in enumerate(other._sums):
+            if index == len(self._sums):
+                self._sums.append(moments)
+            else:
+                self._sums[index] += moments
+        self._windows += other._windows
+
     def of(self, index: int) -> torch.Tensor:
         """(2, groups) over all windows."""
         return self._sums[index] / self._windows

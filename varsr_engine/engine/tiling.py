@@ -13,15 +13,18 @@ from dataclasses import dataclass
 import torch
 
 from varsr_engine.config import ModelConfig
+from varsr_engine.engine.latent_rows import LatentRows
 from varsr_engine.errors import InvalidParamsError
 
 Origin = tuple[int, int]
 
+LEAST_WEIGHT = 1e-6  # of a cell: at the picture's border a tile's outermost cells are all there is
 WINDOW_VARIANCE = 0.01  # in units of the tile's side
 # Key-value caches and buffers of the tiles of one forward pass. On two CPU cores a small model gains little from more
 # tiles at once on an idle machine (1, 4 and 11 within 5 %), but much on a busy one, where every barrier waits.
 PASS_BYTES = {"cpu": 128 * 1024 * 1024, "cuda": 8 * 1024**3}
-GRADIENT_FLOOR = 1e-8  # squared differences below it count as none: a constant image has no seams
+GRADIENT_FLOOR = 1e-6  # added to squared differences: a quarter of a level of 255 is no seam, nor is a constant image
+BLOCK_CELLS = 8  # a side, in which seams are compared to what is near them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class TileGrid:
     downsample: int  # pixels a cell
     tops: tuple[int, ...]  # first cell of each row of tiles
     lefts: tuple[int, ...]
+    overlap: int = 0  # cells that neighbours share, the last ones more
 
     def __len__(self) -> int:
         return len(self.tops) * len(self.lefts)
@@ -79,7 +83,7 @@ def tile_grid(config: ModelConfig, size: tuple[int, int], overlap: int | None = 
     columns, rows = (max(p, math.ceil(pixels / f)) for pixels in size)
     if (columns, rows) == (p, p):
         return None
-    return TileGrid(rows, columns, p, f, axis_offsets(rows, p, overlap), axis_offsets(columns, p, overlap))
+    return TileGrid(rows, columns, p, f, axis_offsets(rows, p, overlap), axis_offsets(columns, p, overlap), overlap)
 
 
 def gaussian_window(side: int) -> torch.Tensor:
@@ -95,23 +99,57 @@ def gaussian_window(side: int) -> torch.Tensor:
     return (axis(side / 2)[:, None] * axis((side - 1) / 2)).float()
 
 
-class LatentBlend:
-    """The whole latent as the weighted mean of tiles: sum of window x latent, over the sum of windows."""
+def ramp_window(side: int, overlap: int) -> torch.Tensor:
+    """Weights (side, side) float32 of a tile's cells: 1 inside, a raised cosine over the overlap with each neighbour.
 
-    def __init__(self, grid: TileGrid, count: int, channels: int, device: torch.device) -> None:
-        self._window = gaussian_window(grid.side).to(device)
-        self._sum = torch.zeros(count, channels, grid.rows, grid.columns, device=device)
-        self._weight = torch.zeros(grid.rows, grid.columns, device=device)
+    The outermost eighth of the overlap counts for nothing. On smooth pictures the published window, which hands over
+    within two cells, leaves a step that this one does not (docs/architecture.md has both measured).
+    """
+    margin = overlap // 8
+    distance = torch.arange(side, dtype=torch.float64) + 0.5 - margin
+    ramp = max(1, overlap - 2 * margin)
+    nearest = torch.minimum(distance, distance.flip(0)) / ramp
+    weight = torch.sin(nearest.clamp(0, 1) * (math.pi / 2)).square().clamp_min(LEAST_WEIGHT)
+    return (weight[:, None] * weight).float()
+
+
+class LatentBlend:
+    """The whole latent as the weighted mean of tiles: sum of window x latent, over the sum of windows.
+
+    Only the rows of one row of tiles are held; those that no later tile reaches are done, and go to `LatentRows`.
+    """
+
+    def __init__(self, grid: TileGrid, window: torch.Tensor, count: int, channels: int, device: torch.device) -> None:
+        """window (p, p): what a tile's cells count for."""
+        self._grid, self._top = grid, 0
+        self._window = window.to(device)
+        self._sum = torch.zeros(count, channels, grid.side, grid.columns, device=device)
+        self._weight = torch.zeros(grid.side, grid.columns, device=device)
+        self._done = [LatentRows(channels, grid.columns) for _ in range(count)]
 
     def add(self, latent: torch.Tensor, origin: Origin) -> None:
         """One tile's latents (count, Z, p, p). Tiles are added in the grid's order, whatever batches they came in."""
-        (top, left), p = origin, self._window.shape[0]
-        self._sum[..., top : top + p, left : left + p] += latent * self._window
-        self._weight[top : top + p, left : left + p] += self._window
+        (top, left), p = origin, self._grid.side
+        if top > self._top:
+            self._finish(top - self._top)
+        self._sum[..., left : left + p] += latent * self._window
+        self._weight[:, left : left + p] += self._window
+        if origin == (self._grid.tops[-1], self._grid.lefts[-1]):
+            self._finish(p)
 
-    def result(self) -> torch.Tensor:
-        """(count, Z, rows, columns), in the memory of the sum: to be asked for once, when all tiles are there."""
-        return self._sum.div_(self._weight)
+    def _finish(self, rows: int) -> None:
+        """The first rows are complete; the others move up."""
+        for latent, done in zip(self._sum[..., :rows, :] / self._weight[:rows], self._done, strict=True):
+            done.append(latent)
+        self._top += rows
+        for t in (self._sum, self._weight):
+            kept = t[..., rows:, :].clone()
+            t.zero_()[..., : kept.shape[-2], :] = kept
+
+    def result(self) -> list[LatentRows]:
+        """One latent an image, once all tiles are there."""
+        assert self._top == self._grid.rows, "tiles are missing"
+        return self._done
 
 
 def tiles_per_pass(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
@@ -123,45 +161,62 @@ def tiles_per_pass(config: ModelConfig, device: torch.device, dtype: torch.dtype
 
 
 class SeamMeter:
-    """Gradient energy where one tile hands over to the next, and elsewhere, of an image that comes in bands.
+    """Gradient energy where one tile hands over to the next, over that near it, of an image that comes in bands.
 
-    A tile hands over to its neighbour in the middle of their overlap; a cell on each side of it counts.
+    A tile hands over to its neighbour in the middle of their overlap; a cell on each side of it counts. Energy is
+    measured block by block against the block's own mean, so that each place counts alike: over a whole picture a few
+    strong edges would outweigh everything, and a score would tell where they lie.
     """
 
     def __init__(self, grid: TileGrid) -> None:
         width, height = grid.image_size
         self._rows, self._columns = _seams(grid, grid.tops, height), _seams(grid, grid.lefts, width)
+        self._block = BLOCK_CELLS * grid.downsample
         self._above: torch.Tensor | None = None
-        self._top = 0
+        self._waiting: list[torch.Tensor] = []
+        self._top = 0  # of the rows that wait
         self._sums, self._counts = [0.0, 0.0], [0, 0]  # elsewhere, at seams
 
     def add(self, band: torch.Tensor) -> None:
         """The next rows (3, h, W) in [0, 1]."""
-        band, top = band.double(), self._top
-        self._top += band.shape[1]
-        if self._columns.any():
-            self._count(band.diff(dim=2).square().mean(dim=0).sum(0), self._columns[1:], band.shape[1])
-        if self._rows.any():
-            rows = band if self._above is None else torch.cat((self._above, band), dim=1)
-            first = top + 1 if self._above is None else top
-            self._count(rows.diff(dim=1).square().mean(dim=0).sum(1), self._rows[first : self._top], band.shape[2])
-        self._above = band[:, -1:].clone()
+        self._waiting.append(band)
+        if sum(part.shape[1] for part in self._waiting) < self._block:
+            return
+        rows = torch.cat(self._waiting, dim=1)
+        whole = rows.shape[1] // self._block * self._block
+        for part in rows[:, :whole].split(self._block, dim=1):
+            self._measure(part.double())
+        self._waiting = [rows[:, whole:].clone()]
 
-    def _count(self, energy: torch.Tensor, seam: torch.Tensor, pixels: int) -> None:
-        """energy: of each difference along an axis, summed over `pixels` pixels across it."""
-        seam = seam.to(energy.device)
-        for i, part in enumerate((energy[~seam], energy[seam])):
+    def _measure(self, rows: torch.Tensor) -> None:
+        """One row of blocks."""
+        B, above = self._block, self._above
+        across = torch.cat((rows[..., :1], rows), dim=2).diff(dim=2).square().mean(0)  # pixel i: from i - 1 to i
+        down = torch.cat((rows[:, :1] if above is None else above, rows), dim=1).diff(dim=1).square().mean(0)
+        W = rows.shape[2] // B * B
+        # A block is BLOCK_CELLS long across the seam, half as long along it.
+        if W:
+            blocks = across[:, :W].unflatten(0, (2, -1)).mean(1).unflatten(1, (-1, B))  # (2, blocks, lines)
+            self._count(blocks, self._columns[:W].unflatten(0, (-1, B)))
+            blocks = down[:, :W].unflatten(1, (-1, B // 2)).mean(2).T[:, None]  # (blocks, 1, lines)
+            self._count(blocks, self._rows[self._top : self._top + B][None])
+        self._above = rows[:, -1:].clone()
+        self._top += B
+
+    def _count(self, energy: torch.Tensor, seam: torch.Tensor) -> None:
+        """energy (..., n, lines) of blocks; seam (n, lines): which lines lie at seams."""
+        energy = energy + GRADIENT_FLOOR
+        relative, seam = energy / energy.mean(-1, keepdim=True), seam.to(energy.device).expand_as(energy)
+        for i, part in enumerate((relative[~seam], relative[seam])):
             self._sums[i] += part.sum().item()
-            self._counts[i] += part.numel() * pixels
+            self._counts[i] += part.numel()
 
     @property
     def ratio(self) -> float:
-        """Mean squared difference of neighbouring pixels across the seams, over that elsewhere."""
+        """Mean relative energy of differences across the seams, over that of the other lines."""
         if 0 in self._counts:
             return 1.0
-        elsewhere, seams = (
-            total / count + GRADIENT_FLOOR for total, count in zip(self._sums, self._counts, strict=True)
-        )
+        elsewhere, seams = (total / count for total, count in zip(self._sums, self._counts, strict=True))
         return seams / elsewhere
 
 
