@@ -39,6 +39,8 @@ TRANSFORMER_KEY, AUTOENCODER_KEY = ("trainer", "var_wo_ddp"), ("trainer", "vae_l
 # Buffers of the published checkpoints that no computation reads, and the part that only training needs.
 IGNORED = re.compile(r"(lvl_1L|attn_bias_for_masking|zero_k_bias|ema_vocab_hit_SV)$")
 TRAINING_ONLY = re.compile(r"^vae\.(encoder|quant_conv)\.")
+# Optional beside the network: the map from latent cells to colours that latent previews are made with.
+PREVIEW_WEIGHT, PREVIEW_BIAS = "preview.weight", "preview.bias"
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAFETENSORS_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
@@ -55,7 +57,9 @@ class Checkpoint(ABC):
         kept = {name: entry for name, entry in header.items() if not IGNORED.search(name)}
         self.path = path
         self.metadata: dict[str, str] = {}  # what a file says of itself beside its config: name, commit, licence
-        self.shapes = {name: shape for name, (shape, _) in kept.items()}
+        shapes = {name: shape for name, (shape, _) in kept.items()}
+        self.preview_shapes = {name: shapes.pop(name) for name in (PREVIEW_WEIGHT, PREVIEW_BIAS) if name in shapes}
+        self.shapes = shapes  # of the network
         self.dtypes = {name: dtype for name, (_, dtype) in kept.items()}
         self.config = config or ModelConfig.from_shapes(self.shapes)
         self._validate()
@@ -80,25 +84,27 @@ class Checkpoint(ABC):
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
     def _validate(self) -> None:
-        expected = state_shapes(self.config)
+        expected, found = state_shapes(self.config), self.shapes | self.preview_shapes
+        if self.preview_shapes:
+            expected |= {PREVIEW_WEIGHT: (3, self.config.latent_channels), PREVIEW_BIAS: (3,)}
         for name, shape in expected.items():
-            if name not in self.shapes:
+            if name not in found:
                 if TRAINING_ONLY.search(name) and not self.has_encoder:
                     continue
                 raise CheckpointMismatchError(f"{self.path.name}: tensor {name!r} is missing, expected shape {shape}")
-            if self.shapes[name] != shape:
+            if found[name] != shape:
                 raise CheckpointMismatchError(
-                    f"{self.path.name}: tensor {name!r} has shape {self.shapes[name]}, expected {shape}"
+                    f"{self.path.name}: tensor {name!r} has shape {found[name]}, expected {shape}"
                 )
             if self.dtypes[name] not in TORCH_DTYPES:
                 raise CheckpointMismatchError(
                     f"{self.path.name}: tensor {name!r} has dtype {self.dtypes[name]}, "
                     f"expected one of {', '.join(TORCH_DTYPES)}"
                 )
-        unexpected = sorted(set(self.shapes) - set(expected))
+        unexpected = sorted(set(found) - set(expected))
         if unexpected:
             raise CheckpointMismatchError(
-                f"{self.path.name}: tensor {unexpected[0]!r} with shape {self.shapes[unexpected[0]]} is unexpected "
+                f"{self.path.name}: tensor {unexpected[0]!r} with shape {found[unexpected[0]]} is unexpected "
                 f"for this config ({len(unexpected)} such tensors)"
             )
 
@@ -300,8 +306,8 @@ def write_checkpoint(
     """
     folder = Path(folder)
     weights = folder / WEIGHTS_FILE
-    if not overwrite and (weights.exists() or (folder / CONFIG_FILE).exists()):
-        raise OutputError(f"{str(folder)!r} already holds a model; pass overwrite to replace it", path=str(folder))
+    if not overwrite:
+        refuse_to_replace(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -310,6 +316,12 @@ def write_checkpoint(
     with atomic_writer(folder / CONFIG_FILE) as file:
         file.write(config.to_json().encode())
     return folder
+
+
+def refuse_to_replace(folder: Path) -> None:
+    """Raise OutputError if a folder holds a model."""
+    if (folder / WEIGHTS_FILE).exists() or (folder / CONFIG_FILE).exists():
+        raise OutputError(f"{str(folder)!r} already holds a model; pass overwrite to replace it", path=str(folder))
 
 
 def save_model(
@@ -332,11 +344,11 @@ def save_model(
     path = Path(path)
     kept = {name: t for name, t in tensors.items() if encoder or not TRAINING_ONLY.search(name)}
     checkpoint = TensorCheckpoint(kept, config, path.name)
-    read = checkpoint.open()
-    for name in checkpoint.shapes:
+    read, shapes = checkpoint.open(), checkpoint.shapes | checkpoint.preview_shapes
+    for name in shapes:
         if not torch.isfinite(read(name).to(dtype)).all():
             raise CheckpointMismatchError(f"{path.name}: tensor {name!r} has values that are not finite in {dtype}")
-    write_weights(path, config, checkpoint.shapes, read, dtype=dtype, metadata=metadata, overwrite=overwrite)
+    write_weights(path, config, shapes, read, dtype=dtype, metadata=metadata, overwrite=overwrite)
     return path
 
 
@@ -378,19 +390,28 @@ def convert_checkpoint(
     *,
     dtype: str = "fp32",
     overwrite: bool = False,
+    fit_preview: Callable[[Checkpoint], Mapping[str, torch.Tensor]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Rewrite any checkpoint as config.json + model.safetensors. In fp32 every value of a float32 source is kept."""
+    """Rewrite any checkpoint as config.json + model.safetensors. In fp32 every value of a float32 source is kept.
+
+    fit_preview: makes the tensors of a preview map (`PreviewMap.tensors`), to take the place of the source's own.
+    """
     if dtype not in DTYPES:
         raise InvalidParamsError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     checkpoint = open_checkpoint(source)
     if Path(folder).resolve() in (checkpoint.path.resolve(), checkpoint.path.resolve().parent):
         raise OutputError(f"the converted model must go to another folder than its source, got {str(folder)!r}")
+    if not overwrite:
+        refuse_to_replace(Path(folder))  # before a fit that may take minutes
+    own = {} if fit_preview is None else dict(fit_preview(checkpoint))
+    get = checkpoint.open()
+    shapes = checkpoint.shapes | checkpoint.preview_shapes | {name: tuple(t.shape) for name, t in own.items()}
     return write_checkpoint(
         folder,
         checkpoint.config,
-        checkpoint.shapes,
-        checkpoint.open(),
+        shapes,
+        lambda name: own[name] if name in own else get(name),
         dtype=DTYPES[dtype],
         metadata={"source": checkpoint.path.name},
         overwrite=overwrite,

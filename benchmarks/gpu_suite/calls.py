@@ -133,7 +133,7 @@ def record_all(config: ModelConfig, batch: int, dtype: torch.dtype, greedy: bool
         pending.append((op.name, args))
         return run(op, *args, backend="torch", **kwargs)
 
-    def stage_ended(stage: str) -> None:
+    def stage_ended(stage: str, latent: torch.Tensor | None = None) -> None:
         for op, args in pending:
             key = stage, signature(op, args)
             earlier = found.get(key, Call(op, args, stage, batch, 0, variant))

@@ -202,7 +202,7 @@ def stage_times(engine: Engine, lr: torch.Tensor, rounds: int) -> dict[str, list
     @torch.inference_mode()
     def image() -> None:
         marks["begin"].record()
-        latent, _ = pipeline._latent(lr, request, seeds, None, True, clock=lambda stage: marks[stage].record())
+        latent, _ = pipeline._latent(lr, request, seeds, None, True, clock=lambda stage, *latent: marks[stage].record())
         pipeline._decoded(latent)
         marks["decoder"].record()
 

@@ -68,7 +68,7 @@ def stage_peaks(pipeline: Pipeline, lr: torch.Tensor, request: BatchRequest) -> 
     peaks: dict[str, int] = {}
     with torch.inference_mode(), LiveBytes(DEVICE.type) as live:
 
-        def ended(stage: str) -> None:
+        def ended(stage: str, latent: torch.Tensor | None = None) -> None:
             name = "scales" if stage.startswith("scale.") else stage
             peaks[name] = max(peaks.get(name, 0), live.peak)
             live.peak = live.now

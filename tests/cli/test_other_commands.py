@@ -35,6 +35,16 @@ def test_convert(run, model, options, dtype) -> None:
     assert "MB, was" in result.stderr
 
 
+def test_convert_fits_a_preview_map(run, model) -> None:
+    result = run("convert", model, "new", "--fit-preview")
+    assert result.exit_code == 0, result.stderr
+    assert "of the variance of decoded colours" in result.stderr
+    before, after = (load_file(Path(folder, "model.safetensors")) for folder in (model, "new"))
+    assert after.keys() - before.keys() == {"preview.weight", "preview.bias"}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert run("convert", model, "new", "--fit-preview").exit_code == 1  # before a fit that takes its time
+
+
 def test_convert_refuses(run, model) -> None:
     assert run("convert", model, "new").exit_code == 0
     assert run("convert", model, "new").exit_code == 1

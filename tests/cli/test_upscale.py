@@ -296,6 +296,7 @@ def test_a_write_that_fails_leaves_the_rest(run, model, picture, monkeypatch) ->
         (("--device", "tpu"), "device must be"),
         (("--backend", "metal"), "backend must be"),
         (("--quantization", "int8"), "quantization must be none or fp8"),
+        (("--numerics", "exact"), "numerics must be fast or batch_invariant"),
         (("--quantization", "fp8", "--device", "cpu"), "a CPU has no FP8 products; use quantization none"),
         (("--ext", "gif"), "ext must be"),
         (("--suffix", "a/b"), "suffix must not contain a folder separator"),
@@ -306,6 +307,8 @@ def test_a_write_that_fails_leaves_the_rest(run, model, picture, monkeypatch) ->
         (("--tile-overlap", "-1"), "tile_overlap must be"),
         (("--tile-overlap", "8"), "tile_overlap must be an integer in [0, 7] cells"),
         (("--refiner-temperature", "-1"), "refiner_temperature must be"),
+        (("--stop-at-scale", "0"), "stop_at_scale must be"),
+        (("--stop-at-scale", "99"), "stop_at_scale must be a number of scales in [1, "),
     ],
 )
 def test_bad_values(run, model, picture, options, message) -> None:
@@ -405,6 +408,13 @@ def test_json(run, model, picture) -> None:
     (entry,) = the_json(result)["results"]
     assert (entry["source"], entry["output"], entry["seed"], entry["size"]) == ("a.png", "a_x4.png", 3, [48, 32])
     assert entry["warnings"] == [] and {"condition", "scale.0", "refiner", "decoder"} <= set(entry["seconds"])
+
+
+def test_a_draft(run, model, picture) -> None:
+    picture("a.png")
+    result = run("upscale", "a.png", "-n", model, "--json", "--stop-at-scale", 2)
+    (entry,) = the_json(result)["results"]
+    assert entry["stop_at_scale"] == 2 and list(entry["seconds"]) == ["condition", "scale.0", "scale.1", "decoder"]
 
 
 def test_quiet(run, model, picture) -> None:

@@ -53,7 +53,7 @@ def traces(folder: Path) -> Callable[..., Trace]:
         settings: dict[str, Any] = {"labels": case.labels, "guidance_scale": case.guidance_scale, "seeds": 0}
         request = batch_request(case.config, case.batch, device, **settings, top_k=1, top_p=None, temperature=1.0)
         with exact_e4m3(), forced_tokens(engine, golden), use_backend(backend), torch.inference_mode():
-            engine._pipeline._scale_loop.run(case.tensors["prefix"].to(device), request, lambda stage: None, trace)
+            engine._pipeline._scale_loop.run(case.tensors["prefix"].to(device), request, lambda *scale: None, trace)
         return trace
 
     return run

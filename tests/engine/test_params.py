@@ -207,6 +207,7 @@ def test_empty_environment_variables_do_not_count(monkeypatch: pytest.MonkeyPatc
         ({"device": ""}, "device must be a name, got ''"),
         ({"backend": 1}, "backend must be a name, got 1"),
         ({"dtype": "float16"}, "dtype must be one of auto, fp32, fp16, bf16, got 'float16'"),
+        ({"numerics": "exact"}, "numerics must be fast or batch_invariant, got 'exact'"),
     ],
 )
 def test_engine_validation(values: dict[str, Any], message: str) -> None:
@@ -214,6 +215,16 @@ def test_engine_validation(values: dict[str, Any], message: str) -> None:
         EngineConfig(**values)
     with raises(InvalidParamsError, message):
         EngineConfig.resolve(**values)
+
+
+def test_numerics_from_everywhere(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
+    assert not EngineConfig().batch_invariant
+    path = write('numerics = "batch_invariant"')
+    assert EngineConfig.resolve(path).batch_invariant
+    monkeypatch.setenv("VARSR_NUMERICS", "fast")
+    assert not EngineConfig.resolve(path).batch_invariant
+    resolved = EngineConfig.resolve(path, numerics="batch_invariant", batch_size=8)
+    assert resolved.batch_invariant and resolved.images_per_pass == 1
 
 
 @pytest.mark.parametrize("text", ["two", "-1", "1.5", "0x10"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from varsr_engine.checkpoint import open_checkpoint
 from varsr_engine.engine.engine import Engine
 from varsr_engine.errors import CheckpointMismatchError, InvalidParamsError, OutputError
 from varsr_engine.model.shapes import state_shapes
@@ -78,7 +79,7 @@ def test_the_engine_takes_the_exported_model(config: TrainConfig, crops: CropDat
     engine = Engine.from_pretrained(path)
     result = engine.upscale(np.full((9, 7, 3), 128, np.uint8), scale=4)
     assert result.size == (28, 36)
-    assert engine.model_config == config.model
+    assert engine.model_config == config.model and open_checkpoint(path).preview_shapes
 
 
 def test_averaged_weights_lag_behind(config: TrainConfig, crops: CropDataset, tmp_path: Path) -> None:

@@ -38,13 +38,15 @@ from varsr_engine.engine.params import EngineConfig, UpscaleParams
 from varsr_engine.errors import InvalidParamsError, KernelUnavailableError
 from varsr_engine.imaging import create_folders, read_picture, write_picture
 from varsr_engine.imaging.comparison import comparison
+from varsr_engine.imaging.formats import writable_format
+from varsr_engine.imaging.picture_rows import STREAMS
 from varsr_engine.packaged import default_model, packaged_model
 
 if TYPE_CHECKING:
     from varsr_engine.engine.engine import Engine
     from varsr_engine.engine.result import UpscaleReport, UpscaleResult
 
-STREAM_ABOVE = 16_000_000  # pixels of an output in PNG that is written while it is decoded, by rows
+STREAM_ABOVE = 16_000_000  # pixels of an output in PNG or TIFF that is written while it is decoded, by rows
 
 
 class Written(NamedTuple):
@@ -177,8 +179,7 @@ def load_engine(model: str, config: EngineConfig, reporter: Reporter) -> Engine:
 
 def process(run: UpscaleRun, plan: Plan, engine: Engine, tally: Tally, reporter: Reporter) -> None:
     """Upscale and write every job; errors and Ctrl-C end up in the tally."""
-    stages = engine.model_config.num_scales + (3 if run.params.refiner == "on" else 2)
-    reporter.begin(stages, 1 if run.num_samples > 1 else run.config.images_per_pass)
+    reporter.begin(len(engine.stages(run.params)), 1 if run.num_samples > 1 else run.config.images_per_pass)
     claimed = plan.claimed
     try:
         for job, outcome in zip(plan.jobs, outcomes(engine, plan.jobs, run, reporter), strict=True):
@@ -224,8 +225,8 @@ def outcomes(engine: Engine, jobs: list[Job], run: UpscaleRun, reporter: Reporte
 
 
 def written_by_rows(job: Job, run: UpscaleRun) -> bool:
-    """Whether an output is too large to be held whole for nothing: a PNG that nothing else is made from."""
-    if run.compare or run.params.tile != "auto" or job.outputs[0].suffix.lower() != ".png":
+    """Whether an output is too large to be held whole for nothing: a PNG or TIFF that nothing else is made from."""
+    if run.compare or run.params.tile != "auto" or writable_format(job.outputs[0]) not in STREAMS:
         return False
     try:
         with Image.open(job.source) as image:  # its header

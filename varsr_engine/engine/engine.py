@@ -28,7 +28,7 @@ from varsr_engine.imaging import (
     losses,
     writable_format,
 )
-from varsr_engine.imaging.png_rows import PngRows
+from varsr_engine.imaging.picture_rows import STREAMS, PictureRows
 from varsr_engine.packaged import default_model
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Engine(QueuedEngine):
         output = params.output_size(*size)
         grid = None if params.tile == "off" else tile_grid(self.model_config, output, params.tile_overlap)
         batch = self.memory_plan(min(self.largest_batch, 1 if grid is None else len(grid)))
-        return plan_of(self.model_config, output, grid, batch, self._pipeline.window_side, self._pipeline.pace)
+        return plan_of(self.model_config, output, grid, batch, self._pipeline.window_shape, self._pipeline.pace)
 
     def upscale_to(
         self,
@@ -131,29 +131,29 @@ class Engine(QueuedEngine):
     ) -> tuple[UpscaleReport, list[str]]:
         """Upscale one image into a file, completely or not at all; the format comes from the extension.
 
-        A PNG of several tiles is written while it is decoded: its pixels are never in memory all at once.
+        A PNG or TIFF of several tiles is written while it is decoded: its pixels are never in memory all at once.
         Returns how it was upscaled, and what the format could not keep, as sentences. Otherwise as `upscale`; raises
         what `write_picture` raises.
         """
         params = (params or UpscaleParams()).replace(**changes)
         picture = self.read(image, params)
-        grid = self.grid_of(picture, params)
-        if grid is None or params.tile == "published" or writable_format(path) != "PNG":
+        grid, format = self.grid_of(picture, params), writable_format(path)
+        if grid is None or params.tile == "published" or format not in STREAMS:
             (result,) = self._upscale_batch([picture], params, [self.seed_of(params)], on_stage, on_tiles)
             return result, result.save(path, quality=quality, overwrite=overwrite)
         seed, size = self.seed_of(params), params.output_size(*picture.size)
         with atomic_writer(path, overwrite=overwrite) as file:
             large = LargeImage(picture, grid, size)
-            latents, seconds = self._blended_latent(large.tiles, grid, params, [seed], on_stage, on_tiles)
+            latents, seconds, (warnings,) = self._blended_latent(large.tiles, grid, params, [seed], on_stage, on_tiles)
             clock = StageClock(on_stage, self.device)
             alpha = None if params.alpha == "drop" else picture.alpha
-            with PngRows(file, replace(picture, alpha=alpha), size) as png:
-                for rows in self._finished(large, latents[0], params):
-                    png.write(rows)
+            with PictureRows(file, replace(picture, alpha=alpha), size, format) as written:
+                for rows in self._finished(large, latents[0], params, warnings):
+                    written.write(rows)
             clock("decoder")
         seconds |= clock.seconds
-        report = UpscaleReport(**self._report(picture, params, seed, seconds, len(grid), large.seam_score))
-        return report, losses(replace(picture, alpha=alpha), "PNG")
+        report = UpscaleReport(**self._report(picture, params, seed, seconds, len(grid), large.seam_score, warnings))
+        return report, losses(replace(picture, alpha=alpha), format)
 
     def upscale_samples(
         self,

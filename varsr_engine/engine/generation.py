@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,26 @@ from varsr_engine.checkpoint import Checkpoint
 from varsr_engine.config import ModelConfig
 from varsr_engine.dispatch import Backend, active_backend
 from varsr_engine.engine.convolutions import Convolutional, load_condition_encoder, load_decoder
-from varsr_engine.engine.decoding import WINDOW_BYTES, decode_in_bands, window_side
+from varsr_engine.engine.decoding import WINDOW_BYTES, decode_in_bands, window_shape
 from varsr_engine.engine.device import check_fp8
 from varsr_engine.engine.graphs import CudaCapture, GraphCache, Tensors, run_in_chunks
+from varsr_engine.engine.latent_rows import LatentRows
+from varsr_engine.engine.nonfinite import (
+    DecoderWithFloat32,
+    OnAgain,
+    bad_rows,
+    finite_rows,
+    float32_backend,
+    keeps_float32,
+    name_of,
+    not_finite,
+)
 from varsr_engine.engine.parts import Part
 from varsr_engine.engine.planning import Pace
 from varsr_engine.engine.quantization import Fp8Switches
 from varsr_engine.engine.refiner_loop import RefinerLoop
 from varsr_engine.engine.request import BatchRequest
-from varsr_engine.engine.scale_loop import OnStage, ScaleLoop, ScaleResult
+from varsr_engine.engine.scale_loop import OnScale, OnStage, ScaleLoop, ScaleResult
 from varsr_engine.engine.weights import Reader, RefinerWeights, load_refiner, load_transformer
 from varsr_engine.errors import NumericalError
 from varsr_engine.model.varsr import Trace
@@ -37,9 +48,10 @@ class Sample:
     """What a batch became before the decoder."""
 
     latent: torch.Tensor  # (N, Z, p, p) float32
-    tokens: torch.Tensor  # (N, p^2) int64, of the last scale
+    tokens: torch.Tensor  # (N, p^2) int64, of the last scale that ran
     seconds: dict[str, float]  # by stage
     trace: Trace | None = None
+    again: list[int] = field(default_factory=list)  # rows that were not finite, and were run again in float32
 
 
 @dataclass(slots=True)
@@ -48,28 +60,38 @@ class Generation:
 
     images: torch.Tensor  # (N, 3, S, S) float32 in [0, 1]
     latent: torch.Tensor  # (N, Z, p, p) float32
-    tokens: torch.Tensor  # (N, p^2) int64, of the last scale
+    tokens: torch.Tensor  # (N, p^2) int64, of the last scale that ran
     seeds: list[int]
     seconds: dict[str, float] = field(default_factory=dict)  # by stage: condition, scale.k, refiner, decoder
     trace: Trace | None = None
+    again: list[int] = field(default_factory=list)  # rows that were not finite, and were run again in float32
 
 
 class StageClock:
-    """Wall-clock seconds between stages, passed on to the caller's own observer."""
+    """Wall-clock seconds between stages, passed on to the caller's own observers, whose time is no stage's.
 
-    def __init__(self, observer: OnStage | None, device: torch.device) -> None:
+    on_latent hears, in the place of the observer, of the stages that leave a latent (N, Z, p, p).
+    """
+
+    def __init__(self, observer: OnStage | None, device: torch.device, on_latent: OnScale | None = None) -> None:
         self.seconds: dict[str, float] = {}
-        self._observer, self._device = observer, device
+        self._observer, self._on_latent, self._device = observer, on_latent, device
         self._last = time.perf_counter()
 
-    def __call__(self, stage: str) -> None:
+    def __call__(self, stage: str, latent: torch.Tensor | None = None) -> None:
         if self._device.type == "cuda":  # kernels run behind the host: their time is this stage's
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
-        if self._observer is not None:
+        if latent is not None and self._on_latent is not None:
+            self._on_latent(stage, latent)
+        elif self._observer is not None:
             self._observer(stage)
+        self._last = time.perf_counter()
+
+
+def unheard(stage: str, latent: torch.Tensor | None = None) -> None:
+    """The clock of a run that nobody times."""
 
 
 class Pipeline:
@@ -114,6 +136,12 @@ class Pipeline:
         self._condition: Part[Convolutional] = part_of(load_condition_encoder, "transformer.con_embedding.")
         self._refiner: Part[RefinerWeights] = part_of(load_refiner, "transformer.diffloss.")
         self._decoder: Part[Convolutional] = part_of(load_decoder, "vae.decoder.", "vae.post_quant_conv.")
+        self._float32: Part[Pipeline] | None = None  # for what is not finite in 16 bits
+        self._float32_decoder: Part[Convolutional] | None = None
+        if dtype != torch.float32:
+            keep, exact = keeps_float32(checkpoint, device), torch.float32
+            self._float32 = Part(lambda: Pipeline(checkpoint, device, exact, memory_budget=memory_budget), keep)
+            self._float32_decoder = Part(lambda: load_decoder(Reader(checkpoint, device, exact)), keep)
 
     def generate(
         self,
@@ -124,34 +152,53 @@ class Pipeline:
         steps: int | None = None,
         refine: bool = True,
         noise: torch.Tensor | None = None,
+        scales: int | None = None,
         trace: bool = False,
         on_stage: OnStage | None = None,
+        on_latent: OnScale | None = None,
     ) -> Generation:
         """Images for lr (B, 3, S, S) in [-1, 1] (None for the class-to-image prior): `sample`, then `decode`.
 
-        Raises NumericalError if a pixel is not finite. Where the batch runs as a graph, on_stage hears of all
-        stages when the last is done.
+        An image that is not finite in a 16-bit type is run again in float32, by itself, but for a traced one. Raises
+        NumericalError, with the rows that are not finite in float32 either. Where the batch runs as a graph, on_stage
+        hears of all stages when the last is done.
         """
-        if self._graphs is not None and not trace and noise is None and seeds.shape[0] == request.batch:
+        if self._graphed(request, seeds, noise, trace, on_latent):
             clock = StageClock(None, self.device)
-            images, latent, tokens = self._by_graph("image", lr, request, steps, refine)
-            checked_finite(images)
-            clock("image")
-            self.pace.note_tiles(clock.seconds["image"], len(images))
-            self.pace.note_pixels(0.0, 1)  # the decoder is a part of it
+            images, latent, tokens = self._by_graph("image", lr, request, steps, refine, scales)
+            finite = finite_rows(images, wait=False)
+            clock("image")  # waits
+            if scales is None:
+                self.pace.note_tiles(clock.seconds["image"], len(images))
+                self.pace.note_pixels(0.0, 1)  # the decoder is a part of it
             if on_stage is not None:
-                for stage in self.stages(lr is not None, refine):
+                for stage in self.stages(lr is not None, refine, scales):
                     on_stage(stage)
-            return Generation(images, latent, tokens, seeds.tolist(), clock.seconds)
+            sample, again = Sample(latent, tokens, clock.seconds), bad_rows(finite)
+            if again:
+                rows = bad_rows(finite_rows(latent))
+                self._sample_again(sample, rows, lr, request, seeds, steps=steps, refine=refine, scales=scales)
+                self._decode_again(images, latent, again)
+            return Generation(images, latent, tokens, seeds.tolist(), clock.seconds, again=again)
         sample = self.sample(
-            lr, request, seeds=seeds, steps=steps, refine=refine, noise=noise, trace=trace, on_stage=on_stage
+            lr,
+            request,
+            seeds=seeds,
+            steps=steps,
+            refine=refine,
+            noise=noise,
+            scales=scales,
+            trace=trace,
+            on_stage=on_stage,
+            on_latent=on_latent,
         )
         clock = StageClock(on_stage, self.device)
-        images = self.decode(sample.latent)
+        again = list(sample.again)
+        images = self.decode(sample.latent, again)
         clock("decoder")
         self.pace.note_pixels(clock.seconds["decoder"], images[:, 0].numel())
         seconds = sample.seconds | clock.seconds
-        return Generation(images, sample.latent, sample.tokens, seeds.tolist(), seconds, sample.trace)
+        return Generation(images, sample.latent, sample.tokens, seeds.tolist(), seconds, sample.trace, again)
 
     @torch.inference_mode()
     def sample(
@@ -163,24 +210,90 @@ class Pipeline:
         steps: int | None = None,
         refine: bool = True,
         noise: torch.Tensor | None = None,
+        scales: int | None = None,
         trace: bool = False,
         on_stage: OnStage | None = None,
+        on_latent: OnScale | None = None,
     ) -> Sample:
         """Latents for lr (B, 3, S, S) in [-1, 1], S the side of a tile (None for the class-to-image prior).
 
         seeds (B * n,): n latents an input, which share the tokens where all are greedy. noise (steps + 1, B * n, p^2,
-        Z) replaces the refiner's own.
+        Z) replaces the refiner's own. scales: of a draft, how many run: fewer than all, and no refiner.
+        on_latent(stage, latent) hears of the stages that leave a latent, in the place of on_stage; it must neither
+        change nor keep it.
         """
-        clock = StageClock(on_stage, self.device)
-        if self._graphs is not None and not trace and noise is None and seeds.shape[0] == request.batch:
-            latent, tokens = self._by_graph("latent", lr, request, steps, refine)
-            clock("latent")
-            self.pace.note_tiles(clock.seconds["latent"], len(latent))
-            return Sample(latent, tokens, clock.seconds)
-        record = Trace() if trace else None
-        latent, tokens = self._latent(lr, request, seeds, steps, refine, noise, record, clock)
-        self.pace.note_tiles(sum(clock.seconds.values()), len(latent))
-        return Sample(latent, tokens, clock.seconds, record)
+        clock = StageClock(on_stage, self.device, on_latent)
+        if self._graphed(request, seeds, noise, trace, on_latent):
+            latent, tokens = self._by_graph("latent", lr, request, steps, refine, scales)
+            finite, record = finite_rows(latent, wait=False), None
+            clock("latent")  # waits
+        else:
+            record = Trace() if trace else None
+            latent, tokens = self._latent(lr, request, seeds, steps, refine, scales, noise, record, clock)
+            finite = finite_rows(latent)
+        if scales is None:  # drafts say nothing of the pace
+            self.pace.note_tiles(sum(clock.seconds.values()), len(latent))
+        sample = Sample(latent, tokens, clock.seconds, record)
+        self._sample_again(
+            sample, bad_rows(finite), lr, request, seeds, steps=steps, refine=refine, scales=scales, noise=noise
+        )
+        return sample
+
+    @torch.inference_mode()
+    def _sample_again(
+        self,
+        sample: Sample,
+        rows: list[int],
+        lr: torch.Tensor | None,
+        request: BatchRequest,
+        seeds: torch.Tensor,
+        *,
+        noise: torch.Tensor | None = None,
+        **settings: Any,
+    ) -> None:
+        """Give rows of a sample, which are not finite, what they are in float32: one by one, to bound the memory.
+
+        Raises NumericalError with those that are not finite there either. A traced sample shows what happened.
+        """
+        if not rows:
+            return
+        if self._float32 is None or sample.trace is not None:
+            raise not_finite(rows, name_of(self.dtype))
+        times = len(seeds) // request.batch
+        own, failed, clock = request.repeat(times, seeds), [], StageClock(None, self.device)
+
+        def run(pipeline: Pipeline) -> None:
+            for row in rows:
+                one, place = slice(row, row + 1), slice(row // times, row // times + 1)
+                drawn = None if noise is None else noise[:, one]
+                given = None if lr is None else lr[place]
+                try:
+                    exact = pipeline.sample(given, own.row(row), seeds=seeds[one], noise=drawn, **settings)
+                except NumericalError:
+                    failed.append(row)
+                    continue
+                sample.latent[row], sample.tokens[row] = exact.latent[0], exact.tokens[0]
+                sample.again.append(row)
+
+        with float32_backend():
+            self._float32.run(run)
+        clock("float32")
+        sample.seconds |= clock.seconds
+        if failed:
+            raise not_finite(failed, name_of(self.dtype), "fp32")
+
+    def _graphed(
+        self,
+        request: BatchRequest,
+        seeds: torch.Tensor,
+        noise: torch.Tensor | None,
+        trace: bool,
+        on_latent: OnScale | None,
+    ) -> bool:
+        """Whether a batch runs as a graph: nothing is put into it, and nobody looks at it before its end."""
+        if trace or noise is not None or on_latent is not None:
+            return False
+        return self._graphs is not None and seeds.shape[0] == request.batch
 
     def _by_graph(
         self,
@@ -189,6 +302,7 @@ class Pipeline:
         request: BatchRequest,
         steps: int | None,
         refine: bool,
+        scales: int | None,
     ) -> Tensors:
         """(images, latent, tokens) or (latent, tokens) of a batch of any size, by graphs of fixed sizes."""
         assert self._graphs is not None and self._largest_graph is not None
@@ -196,19 +310,20 @@ class Pipeline:
 
         def program(*inputs: torch.Tensor) -> Tensors:
             own = request.with_tensors(inputs[count:])
-            latent, tokens = self._latent(inputs[0] if count else None, own, own.seeds, steps, refine)
+            latent, tokens = self._latent(inputs[0] if count else None, own, own.seeds, steps, refine, scales)
             return (latent, tokens) if what == "latent" else (self._decoded(latent), latent, tokens)
 
         for part in (self._condition, self._refiner, self._decoder):
             part.run(lambda weights: None)  # loaded before a capture
         inputs = settings if lr is None else (lr, *settings)
-        key = what, count, request.greedy, steps, refine, active_backend()
+        key = what, count, request.greedy, steps, refine, scales, active_backend()
         return run_in_chunks(self._graphs, key, program, inputs, self._largest_graph)
 
-    def stages(self, prefix: bool, refine: bool) -> list[str]:
+    def stages(self, prefix: bool, refine: bool, scales: int | None = None) -> list[str]:
         """The names of the stages of an image, in order."""
-        scales = [f"scale.{k}" for k in range(self.config.num_scales)]
-        return [*(["condition"] if prefix else []), *scales, *(["refiner"] if refine else []), "decoder"]
+        names = [f"scale.{k}" for k in range(scales or self.config.num_scales)]
+        refined = ["refiner"] if refine and scales is None else []
+        return [*(["condition"] if prefix else []), *names, *refined, "decoder"]
 
     def _latent(
         self,
@@ -217,9 +332,10 @@ class Pipeline:
         seeds: torch.Tensor,
         steps: int | None,
         refine: bool,
+        scales: int | None = None,
         noise: torch.Tensor | None = None,
         record: Trace | None = None,
-        clock: OnStage = lambda stage: None,
+        clock: Callable[..., None] = unheard,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(latent, last scale's tokens). Waits for nothing: a GPU runs it as part of a graph."""
         times = seeds.shape[0] // request.batch
@@ -230,20 +346,20 @@ class Pipeline:
         if not request.greedy and times > 1:  # sampled tokens differ by seed
             prefix = None if prefix is None else prefix.repeat_interleave(times, dim=0)
             request, times = request.repeat(times, seeds), 1
-        result = self._scale_loop.run(prefix, request, clock, record)
+        result = self._scale_loop.run(prefix, request, clock, record, scales)
         if times > 1:
             request = request.repeat(times, seeds)
             hidden = result.hidden.unflatten(0, (2, -1)).repeat_interleave(times, dim=1).flatten(0, 1)
             result = ScaleResult(hidden, *(t.repeat_interleave(times, dim=0) for t in result[1:]))
         latent = result.f_hat
         z = residual = None
-        if refine:
+        if refine and scales is None:  # its condition is the last scale's output
             z = self._refiner_condition(result)
             residual = self._refiner.run(
                 partial(self._refiner_loop.run, z=z, request=request, steps=steps, noise=noise)
             )
             latent = latent + residual.transpose(1, 2).unflatten(2, latent.shape[2:])
-            clock("refiner")
+            clock("refiner", latent)
         if record is not None:
             record.prefix, record.residual, record.latent = prefix, residual, latent
             record.z = None if z is None else z.flatten(0, 1)
@@ -256,30 +372,59 @@ class Pipeline:
         return F.layer_norm(x, x.shape[-1:], *w.final_norm, self.config.norm_eps)
 
     @torch.inference_mode()
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+    def decode(self, latent: torch.Tensor, again: list[int] | None = None) -> torch.Tensor:
         """Images (N, 3, H * f, W * f) in [0, 1] of latents (N, Z, H, W) of any size; f: the model's downsampling.
 
-        On a CPU one at a time, to bound the memory. Raises NumericalError if a pixel is not finite.
+        On a CPU one at a time, to bound the memory. again: the rows to decode in float32, where the dtype is another;
+        those that are not finite join them. Raises NumericalError with those that are not finite in float32 either.
         """
-        return checked_finite(self._decoded(latent))
-
-    @property
-    def window_side(self) -> int:
-        """Cells a side of the decoder's windows."""
-        return window_side(self.config, self.dtype.itemsize, self._window_bytes)
+        again = [] if again is None else again
+        images = self._decoded(latent)
+        again += [row for row in bad_rows(finite_rows(images)) if row not in again]
+        self._decode_again(images, latent, again)
+        return images
 
     @torch.inference_mode()
-    def decode_in_bands(self, latent: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _decode_again(self, images: torch.Tensor, latent: torch.Tensor, rows: list[int]) -> None:
+        """Give rows of images what their latents are decoded in float32."""
+        if not rows:
+            return
+        if self._float32_decoder is None:
+            raise not_finite(rows, name_of(self.dtype))
+
+        def run(decoder: Convolutional) -> None:
+            for row in rows:
+                images[row] = in_range(decoder(latent[row : row + 1]))[0]
+
+        with float32_backend():
+            self._float32_decoder.run(run)
+        failed = [row for row in rows if not torch.isfinite(images[row]).all()]
+        if failed:
+            raise not_finite(failed, name_of(self.dtype), "fp32")
+
+    def window_shape(self, columns: int) -> tuple[int, int]:
+        """(rows, columns) in cells of the decoder's windows, for a latent of so many columns."""
+        return window_shape(self.config, columns, self.dtype.itemsize, self._window_bytes)
+
+    @torch.inference_mode()
+    def decode_in_bands(self, latent: LatentRows, on_again: OnAgain | None = None) -> Iterator[torch.Tensor]:
         """The image of one latent (Z, H, W) of any size in bands (3, h, W * f) in [0, 1] on the CPU, memory bounded.
 
-        A latent of one window is decoded as by `decode`. Raises NumericalError if a pixel is not finite.
+        A latent of one window is decoded as by `decode`. A window that is not finite in a 16-bit type is decoded again
+        in float32, of which on_again hears once; raises NumericalError if a pixel is not finite in float32 either.
         """
 
         def decode(decoder: Convolutional) -> Iterator[torch.Tensor]:
-            return decode_in_bands(decoder, latent, self.window_side, self.config.downsample, self.config.latent_side)
+            if self._float32_decoder is not None:
+                decoder = cast(Convolutional, DecoderWithFloat32(decoder, self._float32_decoder, on_again))
+            shape, f = self.window_shape(latent.columns), self.config.downsample
+            return decode_in_bands(decoder, latent, self.device, shape, f, self.config.latent_side)
 
         for band in self._decoder.run(decode):
-            yield checked_finite(band.clamp_(-1, 1).mul_(0.5).add_(0.5)[None])[0].cpu()
+            band = in_range(band)
+            if not torch.isfinite(band).all():
+                raise not_finite([0], name_of(self.dtype))
+            yield band.cpu()
 
     def _decoded(self, latent: torch.Tensor) -> torch.Tensor:
         def decode(decoder: Convolutional) -> torch.Tensor:
@@ -288,12 +433,9 @@ class Pipeline:
                 return images
             return torch.cat([decoder(part) for part in latent.split(1)])
 
-        return self._decoder.run(decode).clamp_(-1, 1).mul_(0.5).add_(0.5)
+        return in_range(self._decoder.run(decode))
 
 
-def checked_finite(images: torch.Tensor) -> torch.Tensor:
-    """images. Raises NumericalError if a pixel is NaN or infinite; the one wait for the device."""
-    if not torch.isfinite(images).all():
-        bad = [i for i, image in enumerate(images) if not torch.isfinite(image).all()]
-        raise NumericalError(f"the network gave NaN or infinity for image(s) {bad}; try dtype fp32", rows=bad)
-    return images
+def in_range(images: torch.Tensor) -> torch.Tensor:
+    """The decoder's output, cut to [-1, 1] and brought to [0, 1], in place. NaN stays NaN."""
+    return images.clamp_(-1, 1).mul_(0.5).add_(0.5)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from varsr_engine.engine.large_image import LargeImage
+from varsr_engine.engine.nonfinite import run_again
 from varsr_engine.engine.params import UpscaleParams
-from varsr_engine.engine.pictures import published_input
+from varsr_engine.engine.pictures import blend_window, published_input
+from varsr_engine.engine.preview import Preview, PreviewCanvas
 from varsr_engine.engine.request import BatchRequest
 from varsr_engine.engine.result import UpscaleResult
 from varsr_engine.engine.scheduling import Checkpoint, Unit
@@ -32,6 +34,7 @@ class Program(NamedTuple):
     greedy: bool
     steps: int | None
     refine: bool
+    scales: int | None  # of a draft
 
 
 class UpscaleJob:
@@ -43,8 +46,13 @@ class UpscaleJob:
         self._engine, self._picture, self._grid, self._params, self._seed = engine, picture, grid, params, seed
         self.units = 1 if grid is None else len(grid)
         self.request = engine.requests_of(grid, params, seed)
-        self.key = Program(grid is None, self.request.greedy, params.steps, params.refiner == "on")
+        scales = engine.scales_to_run(params.stop_at_scale)
+        self.key = Program(grid is None, self.request.greedy, params.steps, params.refiner == "on", scales)
+        self._canvas = None
+        if params.previews != "none":
+            self._canvas = PreviewCanvas(picture, grid, params.output_size(*picture.size), params.preview_max_side)
         self.seconds: dict[str, float] = {}
+        self._warnings: list[str] = []
         self._waiting: dict[int, torch.Tensor] = {}  # latents that came before those of tiles before them
         self._next = 0
         config = engine.model_config
@@ -52,7 +60,7 @@ class UpscaleJob:
             side = config.image_side
             self._lr = to_network_input(resize_rgb(picture.rgb, (side, side), eight_bit=picture.bit_depth == 8))
             return
-        self._blend = LatentBlend(grid, 1, config.latent_channels, engine.device)
+        self._blend = LatentBlend(grid, blend_window(grid, params), 1, config.latent_channels, engine.device)
         if params.tile == "published":
             self._lr = published_input(picture, grid)
         else:
@@ -65,6 +73,11 @@ class UpscaleJob:
         origins = [self._grid.origins[index]]
         return self._grid.cut(self._lr, origins) if self._params.tile == "published" else self._large.tiles(origins)
 
+    def note_again(self, index: int) -> None:
+        """A tile was run again in float32."""
+        what = "the image" if self._grid is None else f"tile {index + 1}"
+        self._warnings.append(run_again(what, self._engine.dtype))
+
     def complete(self, index: int, output: torch.Tensor) -> None:
         """A tile's latent (Z, p, p), or the decoded image (3, S, S) of an image of one tile."""
         self._waiting[index] = output
@@ -74,20 +87,28 @@ class UpscaleJob:
             self._blend.add(self._waiting.pop(self._next)[None], self._grid.origins[self._next])
             self._next += 1
 
-    def preview(self, stage: str, index: int, output: object) -> None:
-        return None
+    @property
+    def previewed(self) -> bool:
+        return self._canvas is not None
+
+    def preview(self, stage: str, index: int, output: torch.Tensor) -> Preview | None:
+        """The whole picture, once the latent of tile `index` is output (Z, p, p)."""
+        if self._canvas is None:
+            return None
+        return self._canvas.show(index, self._engine.colours(output, decoded=self._params.previews == "decoded"))
 
     def finish(self) -> UpscaleResult:
+        engine, picture, params, seed = self._engine, self._picture, self._params, self._seed
         if self._grid is None:
             image = self._waiting.pop(0)[None]
-            return self._engine.finished_tile(self._picture, image, self._lr, self._params, self._seed, self.seconds)
-        latents, params, seed = self._blend.result(), self._params, self._seed
+            return engine.finished_tile(picture, image, self._lr, params, seed, self.seconds, self._warnings)
+        latents = self._blend.result()
         if self._params.tile == "published":
-            (result,) = self._engine.finished_as_published(
-                self._picture, self._grid, self._lr, latents, params, [seed], self.seconds, None
+            (result,) = engine.finished_as_published(
+                picture, self._grid, self._lr, latents, params, [seed], self.seconds, None, [self._warnings]
             )
             return result
-        return self._engine.finished_image(self._picture, self._large, latents[0], params, seed, self.seconds, None)
+        return engine.finished_image(picture, self._large, latents[0], params, seed, self.seconds, None, self._warnings)
 
 
 class TileRunner:
@@ -104,12 +125,26 @@ class TileRunner:
         program = jobs[0][0].key
         request = BatchRequest.joined([job.request.row(index) for job, index in jobs])
         lr = torch.cat([job.tile(index) for job, index in jobs])
-        outputs, seconds = self._engine.run_tiles(
-            lr, request, program.one_tile, program.steps, program.refine, checkpoint
+
+        def on_latent(stage: str, latent: torch.Tensor) -> None:
+            checkpoint(stage, lambda row: latent[row])
+
+        previewed = any(job.previewed for job, _ in jobs)  # such a batch is no graph: that shows nothing before its end
+        outputs, seconds, again = self._engine.run_tiles(
+            lr,
+            request,
+            program.one_tile,
+            program.steps,
+            program.refine,
+            program.scales,
+            checkpoint,
+            on_latent if previewed else None,
         )
         for job in {id(job): job for job, _ in jobs}.values():
             for stage, value in seconds.items():
                 job.seconds[stage] = job.seconds.get(stage, 0.0) + value
+        for job, index in (jobs[row] for row in again):
+            job.note_again(index)
         return list(outputs)
 
     def reclaim(self) -> None:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 AlphaMode = Literal["keep", "drop"]
 RefinerMode = Literal["on", "off"]
 TileMode = Literal["auto", "published", "off"]
+PreviewMode = Literal["none", "latent", "decoded"]
 
 MAX_SEED = 2**63 - 1
+MAX_PREVIEW_SIDE = 2048
 
 
 def _require(ok: bool, name: str, expected: str, got: object) -> None:
@@ -54,6 +56,10 @@ class UpscaleParams:
     tile: auto cuts outputs larger than the model's tile into overlapping tiles, and decodes in bounded memory;
     published decodes the whole latent at once, as the published code does; off resizes every image to one tile and its
     result back. tile_overlap: latent cells that neighbouring tiles share (a quarter of a tile if None).
+    stop_at_scale: how many of the model's scales run; fewer than all are a draft, without the refiner, much faster.
+    previews: what events show of a picture on its way (`Engine.stream`, `astream`, `submit(events=True)`): latent maps
+    cells to colours, at next to no cost; decoded runs the decoder on a tile after every scale. Neither changes the
+    result. preview_max_side: longest side of a preview in pixels; none is larger than the output.
     """
 
     scale: float | None = None
@@ -73,6 +79,9 @@ class UpscaleParams:
     alpha: AlphaMode = "keep"
     tile: TileMode = "auto"
     tile_overlap: int | None = None
+    stop_at_scale: int | None = None
+    previews: PreviewMode = "none"
+    preview_max_side: int = 256
 
     def __post_init__(self) -> None:
         if self.target_size is not None:
@@ -103,9 +112,19 @@ class UpscaleParams:
             _require(is_number(self.fidelity) and 0 <= self.fidelity <= 1, "fidelity", "in [0, 1]", self.fidelity)
         if self.tile_overlap is not None:
             _require(is_integer(self.tile_overlap, 0), "tile_overlap", "an integer >= 0", self.tile_overlap)
+        if self.stop_at_scale is not None:
+            ok = is_integer(self.stop_at_scale, 1)
+            _require(ok, "stop_at_scale", "a number of scales, an integer >= 1", self.stop_at_scale)
+        ok = is_integer(self.preview_max_side, 1, MAX_PREVIEW_SIDE)
+        _require(ok, "preview_max_side", f"an integer in [1, {MAX_PREVIEW_SIDE}]", self.preview_max_side)
         _require(is_integer(self.label, 0), "label", "an integer >= 0", self.label)
         _require(is_number(self.temperature) and self.temperature > 0, "temperature", "a number > 0", self.temperature)
-        choices: dict[str, Any] = {"refiner": RefinerMode, "alpha": AlphaMode, "tile": TileMode}
+        choices: dict[str, Any] = {
+            "refiner": RefinerMode,
+            "alpha": AlphaMode,
+            "tile": TileMode,
+            "previews": PreviewMode,
+        }
         if self.color_fix is not None:
             choices["color_fix"] = ColorFix
         for name, kind in choices.items():
@@ -141,6 +160,8 @@ class EngineConfig:
     backend: kernels to use; auto takes the first that can run. attention: of the scales, on its own: auto follows
     backend; cudnn and flash are libraries (docs/architecture.md). batch_size: images, or tiles of one image, a forward
     pass; None: one image, or as many tiles as the model's size lets gain from it.
+    numerics: fast, or batch_invariant: an image's pixels are the same bits whatever runs beside it, one image a forward
+    pass whatever batch_size says (`engine/invariance.py`).
     quantization: fp8 multiplies in 8-bit floating point where fp8_layers and fp8_steps (of the scale loop) say: all, or
     indices from 0 such as 0,5-9 (docs/quantization.md).
     cuda_graphs: on a GPU, run a batch as one CUDA graph, captured at its size's first use (or by `Engine.warmup`).
@@ -155,6 +176,7 @@ class EngineConfig:
     dtype: str = "auto"
     backend: str = "auto"
     attention: str = "auto"
+    numerics: str = "fast"
     quantization: str = "none"
     fp8_layers: str = "all"
     fp8_steps: str = "all"
@@ -181,6 +203,7 @@ class EngineConfig:
             else:
                 _require(isinstance(value, str) and value != "", f.name, "a name", value)
         _require(self.dtype in DTYPE_NAMES, "dtype", f"one of {', '.join(DTYPE_NAMES)}", self.dtype)
+        _require(self.numerics in NUMERICS, "numerics", " or ".join(NUMERICS), self.numerics)
         _require(self.quantization in QUANTIZATIONS, "quantization", " or ".join(QUANTIZATIONS), self.quantization)
         for name in ("fp8_layers", "fp8_steps"):
             parse_indices(name, getattr(self, name))
@@ -199,8 +222,12 @@ class EngineConfig:
         return ReadLimits(self.max_input_pixels, self.max_input_bytes, self.max_side)
 
     @property
+    def batch_invariant(self) -> bool:
+        return self.numerics == "batch_invariant"
+
+    @property
     def images_per_pass(self) -> int:
-        return self.batch_size or 1
+        return 1 if self.batch_invariant else self.batch_size or 1
 
     @classmethod
     def resolve(cls, file: str | os.PathLike[str] | None = None, **overrides: Any) -> EngineConfig:
@@ -236,3 +263,4 @@ class EngineConfig:
 INTEGERS = ("int", "int | None")  # types of EngineConfig's fields, as written
 SWITCHES = {"true": True, "1": True, "false": False, "0": False}
 DTYPE_NAMES = ("auto", "fp32", "fp16", "bf16")
+NUMERICS = ("fast", "batch_invariant")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +13,22 @@ import torch
 import varsr_engine
 from varsr_engine.engine.generation import StageClock
 from varsr_engine.engine.large_image import LargeImage
+from varsr_engine.engine.latent_rows import LatentRows
 from varsr_engine.engine.memory import decoder_bytes
+from varsr_engine.engine.nonfinite import run_again
 from varsr_engine.engine.params import MAX_SEED, UpscaleParams
 from varsr_engine.engine.result import UpscaleResult
 from varsr_engine.engine.scale_loop import OnStage
 from varsr_engine.engine.tensors import TensorEngine
-from varsr_engine.engine.tiling import LatentBlend, Origin, TileGrid, seam_score, tile_grid
+from varsr_engine.engine.tiling import (
+    LatentBlend,
+    Origin,
+    TileGrid,
+    gaussian_window,
+    ramp_window,
+    seam_score,
+    tile_grid,
+)
 from varsr_engine.errors import ImageTooLargeError
 from varsr_engine.imaging import ImageLike, Picture, picture_from, resize_alpha, resize_rgb, to_network_input
 from varsr_engine.imaging.color import color_fix
@@ -35,6 +45,7 @@ class PictureEngine(TensorEngine):
     def read(self, image: ImageLike, params: UpscaleParams) -> Picture:
         """Decode and check an image, and the size that it would become."""
         self._require_prefix("upscale")
+        self.scales_to_run(params.stop_at_scale)
         picture = picture_from(image, self.config.read_limits)
         width, height = params.output_size(*picture.size)
         if width * height > self.config.max_output_pixels or max(width, height) > self.config.max_side:
@@ -62,6 +73,10 @@ class PictureEngine(TensorEngine):
         if params.tile == "off":
             return None
         return tile_grid(self.model_config, params.output_size(*picture.size), params.tile_overlap)
+
+    def stages(self, params: UpscaleParams) -> list[str]:
+        """The names of the stages of an image, in order; each tile of several has all but the last."""
+        return self._pipeline.stages(True, params.refiner == "on", self.scales_to_run(params.stop_at_scale))
 
     @staticmethod
     def seed_of(params: UpscaleParams) -> int:
@@ -105,6 +120,7 @@ class PictureEngine(TensorEngine):
             guidance_scale=params.cfg,
             steps=params.steps,
             refine=params.refiner == "on",
+            stop_at_scale=params.stop_at_scale,
             on_stage=on_stage,
             **self._settings(params),
         )
@@ -112,7 +128,10 @@ class PictureEngine(TensorEngine):
         for i, (image, seed) in enumerate(zip(generation.images.cpu(), seeds, strict=True)):
             source = i if len(pictures) == len(seeds) else 0
             own = lr[source : source + 1]
-            results.append(self.finished_tile(pictures[source], image[None], own, params, seed, generation.seconds))
+            warnings = [run_again("the image", self.dtype)] if i in generation.again else []
+            results.append(
+                self.finished_tile(pictures[source], image[None], own, params, seed, generation.seconds, warnings)
+            )
         return results
 
     def finished_tile(
@@ -123,11 +142,12 @@ class PictureEngine(TensorEngine):
         params: UpscaleParams,
         seed: int,
         seconds: dict[str, float],
+        warnings: Sequence[str] = (),
     ) -> UpscaleResult:
         """The result of an image of one tile from its pixels (1, 3, S, S) in [0, 1] and its input in [-1, 1]."""
         fixed = self._faithful(image, (lr + 1) / 2, params)[0]
         rgb = resize_rgb(to_array(fixed), params.output_size(*picture.size))
-        return self._result(picture, rgb, params, seed, seconds)
+        return self._result(picture, rgb, params, seed, seconds, warnings=warnings)
 
     def _upscale_tiles(
         self,
@@ -142,37 +162,43 @@ class PictureEngine(TensorEngine):
         if params.tile == "published":
             return self._upscale_as_published(picture, grid, params, seeds, on_stage, on_tiles)
         image = LargeImage(picture, grid, params.output_size(*picture.size))
-        latents, seconds = self._blended_latent(image.tiles, grid, params, seeds, on_stage, on_tiles)
+        latents, seconds, warnings = self._blended_latent(image.tiles, grid, params, seeds, on_stage, on_tiles)
         return [
-            self.finished_image(picture, image, latent, params, seed, seconds, on_stage)
-            for latent, seed in zip(latents, seeds, strict=True)
+            self.finished_image(picture, image, latent, params, seed, seconds, on_stage, own)
+            for latent, seed, own in zip(latents, seeds, warnings, strict=True)
         ]
 
     def finished_image(
         self,
         picture: Picture,
         image: LargeImage,
-        latent: torch.Tensor,
+        latent: LatentRows,
         params: UpscaleParams,
         seed: int,
         seconds: dict[str, float],
         on_stage: OnStage | None,
+        warnings: Sequence[str] = (),
     ) -> UpscaleResult:
-        """The result of an image of several tiles from its whole latent (Z, H, W)."""
+        """The result of an image of several tiles from its whole latent."""
         width, height = image.size
         rgb, top = np.empty((height, width, 3), np.float32), 0
         clock = StageClock(on_stage, self.device)
-        for rows in self._finished(image, latent, params):
+        warnings = list(warnings)
+        for rows in self._finished(image, latent, params, warnings):
             rgb[top : top + len(rows)], top = rows, top + len(rows)
         clock("decoder")
         seconds = seconds | clock.seconds
-        return self._result(picture, rgb, params, seed, seconds, len(image.grid), image.seam_score)
+        return self._result(picture, rgb, params, seed, seconds, len(image.grid), image.seam_score, warnings)
 
-    def _finished(self, image: LargeImage, latent: torch.Tensor, params: UpscaleParams) -> Iterator[FloatArray]:
-        """The output's rows (h, W, 3), from top to bottom."""
+    def _finished(
+        self, image: LargeImage, latent: LatentRows, params: UpscaleParams, warnings: list[str]
+    ) -> Iterator[FloatArray]:
+        """The output's rows (h, W, 3), from top to bottom. What there is to say of them joins the warnings."""
         share = self.model_config.fidelity if params.fidelity is None else params.fidelity
         color = params.color_fix or self.model_config.color_fix
-        bands = image.finish(self._pipeline.decode_in_bands(latent), color, share)
+        window = run_again("a part of the picture", self.dtype)
+        decoded = self._pipeline.decode_in_bands(latent, lambda: warnings.append(window))
+        bands = image.finish(decoded, color, share)
         while True:
             with self._running("decoding a part of an image"):  # not across a yield: writing a band needs no device
                 rows = next(bands, None)
@@ -191,36 +217,39 @@ class PictureEngine(TensorEngine):
     ) -> list[UpscaleResult]:
         """Section 10 of the specification: the whole latent decoded at once, its image resized and corrected whole."""
         lr = published_input(picture, grid)
-        latents, seconds = self._blended_latent(
+        latents, seconds, warnings = self._blended_latent(
             lambda origins: grid.cut(lr, origins), grid, params, seeds, on_stage, on_tiles
         )
-        return self.finished_as_published(picture, grid, lr, latents, params, seeds, seconds, on_stage)
+        return self.finished_as_published(picture, grid, lr, latents, params, seeds, seconds, on_stage, warnings)
 
     def finished_as_published(
         self,
         picture: Picture,
         grid: TileGrid,
         lr: torch.Tensor,
-        latents: torch.Tensor,
+        latents: Sequence[LatentRows],
         params: UpscaleParams,
         seeds: list[int],
         seconds: dict[str, float],
         on_stage: OnStage | None,
+        warnings: Sequence[list[str]],
     ) -> list[UpscaleResult]:
-        """The results of one picture from its input (3, H, W) and its whole latents (n, Z, h, w), one a seed."""
-        size = params.output_size(*picture.size)
+        """The results of one picture from its input (3, H, W) and its latents, one a seed."""
+        size, again = params.output_size(*picture.size), list[int]()
         clock = StageClock(on_stage, self.device)
         with self._running("decoding an image of this size at once; set tile to auto"):
-            images = self._pipeline.decode(latents).cpu()
+            whole = torch.stack([latent.whole() for latent in latents]).to(self.device)
+            images = self._pipeline.decode(whole, again).cpu()
         clock("decoder")
         seconds = seconds | clock.seconds
         style = torch.from_numpy(resize_rgb(picture.rgb, size, picture.bit_depth == 8)).permute(2, 0, 1)[None]
         results = []
-        for image, seed in zip(images, seeds, strict=True):
+        for row, (image, seed) in enumerate(zip(images, seeds, strict=True)):
             seams = seam_score(image, (lr + 1) / 2, grid)
             resized = torch.from_numpy(resize_rgb(to_array(image), size)).permute(2, 0, 1)[None]
             rgb = to_array(self._faithful(resized, style, params)[0])
-            results.append(self._result(picture, rgb, params, seed, seconds, len(grid), seams))
+            own = [*warnings[row], *([run_again("the decoder", self.dtype)] if row in again else [])]
+            results.append(self._result(picture, rgb, params, seed, seconds, len(grid), seams, own))
         return results
 
     def _blended_latent(
@@ -231,8 +260,10 @@ class PictureEngine(TensorEngine):
         seeds: list[int],
         on_stage: OnStage | None,
         on_tiles: OnTiles | None,
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The whole image's latent, one a seed, and the seconds of each stage; several tiles share a forward pass.
+    ) -> tuple[list[LatentRows], dict[str, float], list[list[str]]]:
+        """The whole image's latent, one a seed, the seconds of each stage, and warnings, a list a seed.
+
+        Several tiles share a forward pass.
 
         cut: the network's input (n, 3, S, S) of some tiles.
         """
@@ -240,8 +271,10 @@ class PictureEngine(TensorEngine):
         most = self.config.batch_size or max(1, self.largest_batch // times)
         guidance = config.guidance_scale_tiled if params.cfg is None else params.cfg
         settings, refine = self._settings(params), params.refiner == "on"
-        blend = LatentBlend(grid, times, config.latent_channels, self.device)
+        scales = self.scales_to_run(params.stop_at_scale)
+        blend = LatentBlend(grid, blend_window(grid, params), times, config.latent_channels, self.device)
         seconds: dict[str, float] = {}
+        warnings: list[list[str]] = [[] for _ in seeds]
         done = 0
         if on_tiles is not None:
             on_tiles(0, len(grid))
@@ -256,16 +289,19 @@ class PictureEngine(TensorEngine):
                     seeds=drawn,
                     steps=params.steps,
                     refine=refine,
+                    scales=scales,
                     on_stage=on_stage,
                 )
             for origin, tile in zip(origins, sample.latent.unflatten(0, (-1, times)), strict=True):
                 blend.add(tile, origin)
             for stage, value in sample.seconds.items():
                 seconds[stage] = seconds.get(stage, 0.0) + value
+            for row in sample.again:
+                warnings[row % times].append(run_again(f"tile {done + row // times + 1}", self.dtype))
             done += len(origins)
             if on_tiles is not None:
                 on_tiles(done, len(grid))
-        return blend.result(), seconds
+        return blend.result(), seconds, warnings
 
     def _faithful(self, image: torch.Tensor, source: torch.Tensor, params: UpscaleParams) -> torch.Tensor:
         """The image with the resized input's colours, and the share of the input itself that is asked for."""
@@ -293,12 +329,13 @@ class PictureEngine(TensorEngine):
         seconds: dict[str, float],
         tiles: int = 1,
         seams: float | None = None,
+        warnings: Sequence[str] = (),
     ) -> UpscaleResult:
         """The output with the source's alpha and metadata."""
         size = params.output_size(*source.size)
         alpha = None if source.alpha is None or params.alpha == "drop" else resize_alpha(source.alpha, size)
         picture = replace(source, rgb=rgb, alpha=alpha)
-        return UpscaleResult(picture=picture, **self._report(source, params, seed, seconds, tiles, seams))
+        return UpscaleResult(picture=picture, **self._report(source, params, seed, seconds, tiles, seams, warnings))
 
     def _report(
         self,
@@ -308,6 +345,7 @@ class PictureEngine(TensorEngine):
         seconds: dict[str, float],
         tiles: int,
         seams: float | None,
+        warnings: Sequence[str],
     ) -> dict[str, Any]:
         """The fields of an `UpscaleReport`."""
         return {
@@ -316,10 +354,18 @@ class PictureEngine(TensorEngine):
             "seed": seed,
             "model_id": self.model_id,
             "engine_version": varsr_engine.__version__,
+            "numerics": self.fingerprint,
             "seconds": dict(seconds),
+            "warnings": tuple(warnings),
             "tiles": tiles,
             "seam_score": seams,
+            "stop_at_scale": self.scales_to_run(params.stop_at_scale),
         }
+
+
+def blend_window(grid: TileGrid, params: UpscaleParams) -> torch.Tensor:
+    """What a tile's cells count for, (p, p)."""
+    return gaussian_window(grid.side) if params.tile == "published" else ramp_window(grid.side, grid.overlap)
 
 
 def published_input(picture: Picture, grid: TileGrid) -> torch.Tensor:

@@ -15,7 +15,7 @@ from varsr_engine.engine.params import UpscaleParams
 from varsr_engine.engine.pictures import PictureEngine
 from varsr_engine.engine.request import BatchRequest, batch_request
 from varsr_engine.engine.result import UpscaleResult
-from varsr_engine.engine.scale_loop import OnStage
+from varsr_engine.engine.scale_loop import OnScale, OnStage
 from varsr_engine.engine.scheduling import Event, Handle, Health, Scheduler, Stats
 from varsr_engine.engine.tiling import TileGrid
 from varsr_engine.imaging import ImageLike
@@ -43,9 +43,12 @@ class QueuedEngine(PictureEngine):
         """Queue one image: a handle to wait on, to await, or to cancel. The image is read here, in the caller's thread.
 
         deadline_s: seconds from now after which the request fails with DeadlineExceededError. events: whether the
-        handle tells of stages (`stream`). Raises InputError and its kinds, QueueFullError, DrainingError.
+        handle tells of stages (`stream`), and shows the previews that are asked for. Raises InputError and its kinds,
+        QueueFullError, DrainingError.
         """
         params = (params or UpscaleParams()).replace(**changes)
+        if not events:  # nobody looks
+            params = params.replace(previews="none")
         picture = self.read(image, params)
         job = UpscaleJob(self, picture, self.grid_of(picture, params), params, self.seed_of(params))
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
@@ -62,7 +65,8 @@ class QueuedEngine(PictureEngine):
     ) -> Iterator[Event | UpscaleResult]:
         """An Event a tile and stage as they pass, then the result. Leaving the loop early cancels the request.
 
-        A slow consumer misses the oldest events, never the result.
+        With UpscaleParams.previews, `Event.preview` is a `Preview` of the whole picture after each scale and the
+        refiner. A slow consumer misses the oldest events, never the result.
         """
         handle = self.submit(image, params, events=True, **settings)
         try:
@@ -147,17 +151,21 @@ class QueuedEngine(PictureEngine):
         decoded: bool,
         steps: int | None,
         refine: bool,
+        scales: int | None,
         on_stage: OnStage,
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Images (n, 3, S, S) in [0, 1] on the CPU if `decoded`, else latents (n, Z, p, p), and seconds by stage."""
+        on_latent: OnScale | None,
+    ) -> tuple[torch.Tensor, dict[str, float], list[int]]:
+        """Images (n, 3, S, S) in [0, 1] on the CPU if `decoded`, else latents (n, Z, p, p); seconds by stage; and the
+        rows that were run again in float32."""
         with self._running(f"a batch of {request.batch} tiles", request.batch):
             request = request.to(self.device)
-            settings: dict[str, Any] = {"seeds": request.seeds, "steps": steps, "refine": refine, "on_stage": on_stage}
+            settings: dict[str, Any] = {"seeds": request.seeds, "steps": steps, "refine": refine, "scales": scales}
+            settings |= {"on_stage": on_stage, "on_latent": on_latent}
             if decoded:
                 generation = self._pipeline.generate(lr.to(self.device), request, **settings)
-                return generation.images.cpu(), generation.seconds
+                return generation.images.cpu(), generation.seconds, generation.again
             sample = self._pipeline.sample(lr.to(self.device), request, **settings)
-            return sample.latent, sample.seconds
+            return sample.latent, sample.seconds, sample.again
 
 
 _MAKING = threading.Lock()  # of schedulers: two threads' first requests must not make two

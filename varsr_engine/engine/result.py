@@ -22,30 +22,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpscaleReport:
-    """How an image was upscaled. `seed` reproduces it with the same parameters, model, device and version."""
+    """How an image was upscaled. `seed` reproduces it with the same parameters where `numerics` is the same."""
 
     size: tuple[int, int]  # (width, height) of the output, in pixels
     source_size: tuple[int, int]
     seed: int
     model_id: str
     engine_version: str
+    numerics: str  # the engine's fingerprint: which arithmetic made the pixels (`engine/fingerprint.py`)
     seconds: dict[str, float] = field(default_factory=dict)  # by stage: shared by a batch's images, summed over tiles
     warnings: tuple[str, ...] = ()
     tiles: int = 1
     seam_score: float | None = None  # of several tiles: gradients where they meet over those elsewhere; 1 is seamless
+    stop_at_scale: int | None = None  # of a draft: how many scales ran
 
     def stats(self) -> dict[str, Any]:
         """Everything but the pixels, as JSON types."""
+        draft = {} if self.stop_at_scale is None else {"stop_at_scale": self.stop_at_scale}
         return {
             "size": list(self.size),
             "source_size": list(self.source_size),
             "seed": self.seed,
             "model": self.model_id,
             "version": self.engine_version,
+            "numerics": self.numerics,
             "tiles": self.tiles,
             "seam_score": None if self.seam_score is None else round(self.seam_score, 4),
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
             "warnings": list(self.warnings),
+            **draft,
         }
 
 

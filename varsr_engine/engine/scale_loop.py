@@ -24,11 +24,12 @@ from varsr_engine.kernels.scale_handoff import scale_handoff
 from varsr_engine.model.varsr import Trace
 
 OnStage = Callable[[str], None]
+OnScale = Callable[[str, torch.Tensor], None]  # (stage, f_hat as it is then: the next scale changes it in place)
 
 
 class ScaleResult(NamedTuple):
-    hidden: torch.Tensor  # (2B, p^2, C): the last step's output, conditional rows first
-    tokens: torch.Tensor  # (B, p^2): the last scale's tokens
+    hidden: torch.Tensor  # (2B, p^2, C): the last step's output, conditional rows first; of a draft it says nothing
+    tokens: torch.Tensor  # (B, p^2): the last scale's tokens; of a draft, those of the last that ran
     f_hat: torch.Tensor  # (B, Z, p, p)
 
 
@@ -99,10 +100,14 @@ class ScaleLoop:
         self,
         prefix: torch.Tensor | None,
         request: BatchRequest,
-        on_stage: OnStage,
+        on_scale: OnScale,
         trace: Trace | None = None,
+        scales: int | None = None,
     ) -> ScaleResult:
-        """prefix (B, p^2, C), or None for the class-to-image prior. on_stage("scale.k") is called after scale k."""
+        """prefix (B, p^2, C), or None for the class-to-image prior. on_scale("scale.k", f_hat) is called after scale k.
+
+        scales: how many run, for a draft; None: all.
+        """
         config, w, B = self.config, self.weights, request.batch
         rows = torch.cat((request.labels, torch.full_like(request.labels, config.uncond_label)))
         modulation, head_modulation = w.adaln[rows], w.head_adaln[rows]
@@ -112,11 +117,12 @@ class ScaleLoop:
         f_hat = x.new_zeros(B, config.latent_channels, config.latent_side, config.latent_side)
         strengths = self._ratios[:, None] * request.guidance
         start, last = 0, config.num_scales - 1
-        for step, length in enumerate(config.step_lengths):
+        final = last if scales is None else scales - 1
+        for step, length in enumerate(config.step_lengths[: final + 1]):
             predicting = config.patch_nums[step] ** 2  # of step 0 only the class token predicts
             blocks = w.fp8_blocks if step in w.fp8_steps else w.blocks
             buffers = scratch.narrow(length)
-            x = self._run_blocks(x, blocks, modulation, cache, buffers, start, predicting, final=step == last)
+            x = self._run_blocks(x, blocks, modulation, cache, buffers, start, predicting, final=step == final)
             start += length
             tokens = self._sample(x, head_modulation, request, strengths[step], step, trace)
             if step < last:
@@ -126,7 +132,7 @@ class ScaleLoop:
             if trace is not None:
                 trace.tokens.append(tokens)
                 trace.f_hats.append(f_hat.clone())
-            on_stage(f"scale.{step}")
+            on_scale(f"scale.{step}", f_hat)
         return ScaleResult(x, tokens, f_hat)
 
     def _positions(self, request: BatchRequest, step: int) -> torch.Tensor:

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from varsr_engine.checkpoint import Checkpoint
-from varsr_engine.dispatch import check_backend, use_backend
+from varsr_engine.dispatch import active_backend, check_backend, use_backend
 from varsr_engine.engine.device import resolve_device, resolve_dtype
+from varsr_engine.engine.fingerprint import fingerprint, weights_digest
 from varsr_engine.engine.generation import Generation, Pipeline
 from varsr_engine.engine.graphs import graph_sizes
+from varsr_engine.engine.invariance import BatchInvariantPipeline
 from varsr_engine.engine.memory import RESERVE, MemoryPlan, available_bytes, largest_batch, memory_plan
-from varsr_engine.engine.params import MAX_SEED, EngineConfig
+from varsr_engine.engine.params import MAX_SEED, EngineConfig, is_integer
+from varsr_engine.engine.preview import PreviewMap
+from varsr_engine.engine.preview_fit import PICTURES_AT_FIRST_USE, fit_preview_map
 from varsr_engine.engine.request import BatchRequest, PerImage, batch_request, per_image
 from varsr_engine.engine.scale_loop import OnStage
 from varsr_engine.engine.tiling import tiles_per_pass
@@ -40,10 +44,12 @@ class TensorEngine:
         self.dtype = resolve_dtype(config.dtype, self.device)
         self._backend, attention = check_backend(config.backend), check_backend(config.attention)
         self._fp8 = config.fp8_switches(checkpoint.config)
+        self._preview_map = PreviewMap.of(checkpoint)
         self.largest_batch = self._choose_batch()
         largest = self.largest_batch if config.cuda_graphs else None
         with self._on_backend():  # weights take the form that it multiplies with
-            self._pipeline = Pipeline(
+            pipeline = BatchInvariantPipeline if config.batch_invariant else Pipeline
+            self._pipeline = pipeline(
                 checkpoint,
                 self.device,
                 self.dtype,
@@ -53,10 +59,34 @@ class TensorEngine:
                 fp8=self._fp8,
                 memory_budget=config.memory_budget,
             )
+        self._weights_digest = weights_digest(checkpoint)  # now: the file may be another when it is asked for
+
+    @property
+    def fingerprint(self) -> str:
+        """The numerics of this engine's pixels, such as fast-cpu-fp32-... (`engine/fingerprint.py`)."""
+        backend = self._backend or active_backend()
+        return fingerprint(self.config, self.device, self.dtype, backend, self._weights_digest)
 
     def memory_plan(self, batch: int) -> MemoryPlan:
         """What a batch of that many images takes on a GPU, told without taking it."""
         return memory_plan(self.model_config, self._shapes, batch, self.dtype, self._fp8)
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H * f, W * f) in [0, 1] of latents (N, Z, H, W); f: the model's downsampling."""
+        with self._running("decoding a latent"):
+            return self._pipeline.decode(latent.to(self.device))
+
+    @property
+    def preview_map(self) -> PreviewMap:
+        """From latent cells to colours: the weights' own. Where they bring none it is fitted now, which takes about as
+        long as two tiles and decoding each of their scales; `varsr convert --fit-preview` does it beforehand."""
+        if self._preview_map is None:
+            self._preview_map = fit_preview_map(self, PICTURES_AT_FIRST_USE).map
+        return self._preview_map
+
+    def colours(self, latent: torch.Tensor, *, decoded: bool) -> torch.Tensor:
+        """How a tile's latent (Z, p, p) looks, (3, h, w) in [0, 1]: through the decoder, or each cell by itself."""
+        return self.decode(latent[None])[0] if decoded else self.preview_map.colours(latent)
 
     @property
     def captures_graphs(self) -> bool:
@@ -97,6 +127,7 @@ class TensorEngine:
         num_images_per_input: int = 1,
         steps: int | None = None,
         refine: bool = True,
+        stop_at_scale: int | None = None,
         trace: bool = False,
         on_stage: OnStage | None = None,
     ) -> Generation:
@@ -106,6 +137,7 @@ class TensorEngine:
         refiner_temperature: one value, or one an image; seed also one an output, ordered input by input (one value s
         an input stands for s, s+1, ..., s+n-1). refiner_temperature multiplies all noise of the refiner.
         noise (steps + 1, B * n, p^2, Z) replaces the refiner's seeded noise. refine=False leaves the refiner out.
+        stop_at_scale: how many scales run; fewer than the model's are a draft, without the refiner.
         trace=True also returns tokens, logits and f_hat of each scale, prefix, refiner input, residual and latent.
         """
         self._require_prefix("generate")
@@ -130,7 +162,8 @@ class TensorEngine:
             temperature=temperature,
             refiner_temperature=refiner_temperature,
         )
-        return self._run(lr, request, seeds, noise=noise, steps=steps, refine=refine, trace=trace, on_stage=on_stage)
+        scales = self.scales_to_run(stop_at_scale)
+        return self._run(lr, request, seeds, noise, steps, refine, scales, trace, on_stage)
 
     def class_to_image(
         self,
@@ -145,6 +178,7 @@ class TensorEngine:
         refiner_temperature: PerImage | None = None,
         steps: int | None = None,
         refine: bool = True,
+        stop_at_scale: int | None = None,
         trace: bool = False,
         on_stage: OnStage | None = None,
     ) -> Generation:
@@ -165,7 +199,16 @@ class TensorEngine:
             temperature=temperature,
             refiner_temperature=refiner_temperature,
         )
-        return self._run(None, request, seeds, noise=noise, steps=steps, refine=refine, trace=trace, on_stage=on_stage)
+        scales = self.scales_to_run(stop_at_scale)
+        return self._run(None, request, seeds, noise, steps, refine, scales, trace, on_stage)
+
+    def scales_to_run(self, stop_at_scale: int | None) -> int | None:
+        """How many scales a draft runs; None: all. Raises InvalidParamsError for more than the model has."""
+        count = self.model_config.num_scales
+        if stop_at_scale is not None and not is_integer(stop_at_scale, 1, count):
+            expected = f"a number of scales in [1, {count}] for this model, {count} being all"
+            raise InvalidParamsError(f"stop_at_scale must be {expected}, got {stop_at_scale!r}")
+        return None if stop_at_scale == count else stop_at_scale
 
     def _require_prefix(self, method: str) -> None:
         if not self.model_config.has_prefix:
@@ -214,10 +257,10 @@ class TensorEngine:
         lr: torch.Tensor | None,
         request: BatchRequest,
         seeds: torch.Tensor,
-        *,
         noise: torch.Tensor | None,
         steps: int | None,
         refine: bool,
+        scales: int | None,
         trace: bool,
         on_stage: OnStage | None,
     ) -> Generation:
@@ -232,11 +275,21 @@ class TensorEngine:
             noise = noise.to(self.device, torch.float32)
         with self._running(f"a batch of {request.batch}", request.batch):
             return self._pipeline.generate(
-                lr, request, seeds=seeds, steps=steps, refine=refine, noise=noise, trace=trace, on_stage=on_stage
+                lr,
+                request,
+                seeds=seeds,
+                steps=steps,
+                refine=refine,
+                noise=noise,
+                scales=scales,
+                trace=trace,
+                on_stage=on_stage,
             )
 
     def _choose_batch(self) -> int:
         """Images or tiles a batch: as configured, else what gains on this device, within the memory it may take."""
+        if self.config.batch_invariant:
+            return 1
         if self.config.batch_size is not None:
             return self.config.batch_size
         gpu = self.device.type == "cuda"
@@ -251,13 +304,16 @@ class TensorEngine:
     @contextlib.contextmanager
     def _on_backend(self) -> Iterator[None]:
         """The backend that was asked for. On a GPU float32 is float32 in cuDNN too, as it is elsewhere in torch; and
-        cuDNN tries its algorithms where a graph will repeat the one that it finds."""
+        cuDNN tries its algorithms where a graph will repeat the one that it finds, but for batch-invariant numerics."""
         with contextlib.ExitStack() as stack:
             if self._backend:
                 stack.enter_context(use_backend(self._backend))
             if self.device.type == "cuda":
-                search = self.captures_graphs
-                stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=search, allow_tf32=False))
+                fixed = self.config.batch_invariant
+                search = self.captures_graphs and not fixed
+                stack.enter_context(
+                    torch.backends.cudnn.flags(enabled=True, benchmark=search, deterministic=fixed, allow_tf32=False)
+                )
             yield
 
     @contextlib.contextmanager

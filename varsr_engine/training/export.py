@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
-from varsr_engine.checkpoint import save_model
+from varsr_engine.checkpoint import TensorCheckpoint, save_model
 from varsr_engine.config import ModelConfig
+from varsr_engine.engine.engine import Engine
+from varsr_engine.engine.params import EngineConfig
+from varsr_engine.engine.preview_fit import fit_preview_map
 from varsr_engine.errors import CheckpointMismatchError, ModelNotFoundError
 from varsr_engine.training.stage import Stage
 from varsr_engine.training.trainer import STATE_FILE
@@ -49,9 +52,10 @@ def load_autoencoder(folder: Path) -> dict[str, torch.Tensor]:
 def export_model(
     folder: Path, config: ModelConfig, path: Path, *, metadata: Mapping[str, str], overwrite: bool = True
 ) -> Path:
-    """Write the averaged weights of a run of stage 2 as one fp16 safetensors file, the encoder included."""
+    """Write the averaged weights of a run of stage 2 as one fp16 safetensors file, with encoder and preview map."""
     state = load_state(folder, "TransformerStage")
-    about = {"steps": str(state["step"]), **metadata}
-    return save_model(
-        path, config, averaged_weights(state, "model."), encoder=True, metadata=about, overwrite=overwrite
-    )
+    about, weights = {"steps": str(state["step"]), **metadata}, averaged_weights(state, "model.")
+    save_model(path, config, weights, encoder=True, metadata=about, overwrite=overwrite)  # whatever becomes of the fit
+    engine = Engine(TensorCheckpoint(weights, config, path.name), EngineConfig(cuda_graphs=False))
+    weights |= fit_preview_map(engine).map.tensors
+    return save_model(path, config, weights, encoder=True, metadata=about, overwrite=True)
