@@ -14,7 +14,10 @@ from varsr_engine.imaging.samples import to_uint8, to_uint16
 from varsr_engine.imaging.tiff_stream import TiffStream
 from varsr_engine.imaging.writing import luma, sixteen_bit
 
-STREAMS = {"PNG": PngStream, "TIFF": TiffStream}  # the formats that can be written so
+STREAMS: dict[str, type[PngStream] | type[TiffStream]] = {
+    "PNG": PngStream,
+    "TIFF": TiffStream,
+}  # the formats that can be written so
 
 
 class PictureRows:
