@@ -4,8 +4,8 @@
 
 An image of that many megapixels of output is upscaled by 4 with varsr-mini into a PNG, through `Engine.upscale_to`.
 Peak: the largest resident memory, less what it was when the engine was loaded and had run one tile. The photograph
-repeats every ten tiles, and a tile whose input was seen before (in 8 bits) takes its latent from then: 64 megapixels have
-7,000 tiles, of which no more than the first few hundred change the peak. --every-tile runs them all. Writes
+repeats every four tiles, and a tile whose input was seen before (in 8 bits) takes its latent from then: of the 7,000
+tiles of 64 megapixels only the first can change the peak. --every-tile runs them all. Writes
 benchmarks/results/memory/<date>-<commit>.json; `python -m benchmarks.bench_memory --plot` draws the newest into docs/.
 Progress goes to stderr, the last line of stdout is one JSON object.
 """
@@ -36,7 +36,7 @@ from varsr_engine.engine.request import BatchRequest
 
 FOLDER = ROOT / "benchmarks" / "results" / "memory"
 SCALE, ASPECT = 4, 10 / 7
-PERIOD = 240  # pixels of the source: ten tiles of varsr-mini less their overlaps
+PERIOD = 96  # pixels of the source: four tiles of varsr-mini less their overlaps
 UNIT = 1024 if sys.platform != "darwin" else 1  # of ru_maxrss
 
 
