@@ -40,6 +40,7 @@ def command(**settings: Any) -> Any:
 
 
 SIZE, GENERATION, FILES, MACHINE, MESSAGES = "Size", "Generation", "Files", "Machine", "Messages"
+SERVER = "Server"
 
 Device = Annotated[
     str | None,
@@ -59,6 +60,15 @@ Quantization = Annotated[
         "--quantization",
         metavar="TYPE",
         help="none, or fp8: faster on GPUs from compute capability 8.9 on, not exact. Default: none.",
+        panel=MACHINE,
+    ),
+]
+Numerics = Annotated[
+    str | None,
+    option(
+        "--numerics",
+        metavar="KIND",
+        help="fast, or batch_invariant: the same bits whatever shares a batch. Default: fast.",
         panel=MACHINE,
     ),
 ]
@@ -198,9 +208,32 @@ def upscale(
         float | None, option("--cfg", help="Strength of guidance. Default: the model's.", panel=GENERATION)
     ] = None,
     label: Annotated[int, option("--label", help="Class: 0 is high quality.", panel=GENERATION)] = 0,
+    preset: Annotated[
+        str,
+        option(
+            "--preset",
+            metavar="quality|balanced|fast",
+            help="quality is exact; the others are faster by fewer refiner steps and guided scales.",
+            panel=GENERATION,
+            show_default=True,
+        ),
+    ] = "quality",
+    guided_scales: Annotated[
+        int | None,
+        option(
+            "--guided-scales",
+            metavar="N",
+            help="Guidance in the first N scales only: fewer than all are faster, not exact. Default: the preset's.",
+            panel=GENERATION,
+        ),
+    ] = None,
     steps: Annotated[
         int | None,
-        option("--steps", help="Of the refiner. Fewer than the model's (10): not exact.", panel=GENERATION),
+        option(
+            "--steps",
+            help="Of the refiner. Fewer than the model's (10): not exact. Default: the preset's.",
+            panel=GENERATION,
+        ),
     ] = None,
     top_k: Annotated[
         int | None, option("--top-k", help="Default: the model's (1: the best token); 0: no limit.", panel=GENERATION)
@@ -227,6 +260,15 @@ def upscale(
             panel=GENERATION,
         ),
     ] = None,
+    stop_at_scale: Annotated[
+        int | None,
+        option(
+            "--stop-at-scale",
+            metavar="N",
+            help="A draft of the first N scales, fast, without the refiner.",
+            panel=GENERATION,
+        ),
+    ] = None,
     refiner: Annotated[
         bool, option("--refiner/--no-refiner", help="Without: faster, not exact.", panel=GENERATION)
     ] = True,
@@ -237,6 +279,7 @@ def upscale(
     dtype: Dtype = None,
     backend: BackendName = None,
     quantization: Quantization = None,
+    numerics: Numerics = None,
     batch_size: BatchSize = None,
     memory_budget: MemoryBudget = None,
     config: Annotated[
@@ -264,13 +307,16 @@ def upscale(
                 "seed": parse_seed(seed),
                 "cfg": cfg,
                 "label": label,
+                "preset": preset,
                 "steps": steps,
+                "guided_scales": guided_scales,
                 "top_k": top_k,
                 "top_p": top_p,
                 "temperature": temperature,
                 "color_fix": parse_color_fix(color_fix),
                 "refiner_temperature": refiner_temperature,
                 "fidelity": fidelity,
+                "stop_at_scale": stop_at_scale,
                 "refiner": "on" if refiner else "off",
                 "alpha": alpha,
                 "tile": tile,
@@ -288,6 +334,7 @@ def upscale(
                 dtype=dtype,
                 backend=parse_backend(backend),
                 quantization=quantization,
+                numerics=numerics,
                 batch_size=batch_size,
                 memory_budget=parse_bytes(memory_budget),
             ),
@@ -313,6 +360,9 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The published folder, or any other model.")],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="Folder for config.json and model.safetensors.")],
     dtype: Annotated[str, option("--dtype", metavar="TYPE", help="fp32, fp16 or bf16.", show_default=True)] = "fp32",
+    fit_preview: Annotated[
+        bool, option("--fit-preview", help="Fit the map of latent previews to the decoder, and keep it in the weights.")
+    ] = False,
     overwrite: Annotated[bool, option("--overwrite", help="Replace a model that is there.")] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -320,7 +370,7 @@ def convert(
     with exit_codes(verbose=verbose):
         from varsr_engine.commands.convert import run_convert
 
-        run_convert(source, destination, dtype, overwrite)
+        run_convert(source, destination, dtype, overwrite, fit_preview)
 
 
 @command()
@@ -366,6 +416,7 @@ def bench(
     dtype: Dtype = None,
     backend: BackendName = None,
     quantization: Quantization = None,
+    numerics: Numerics = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -379,6 +430,7 @@ def bench(
             dtype=dtype,
             backend=parse_backend(backend),
             quantization=quantization,
+            numerics=numerics,
             batch_size=batch_size,
         )
         run_bench(model, config, repeat, as_json)
@@ -415,6 +467,99 @@ def train(
         run_train(
             TrainRun(stage, config, data, out, autoencoder, init, resume, steps, name, licence, tensorboard, quiet)
         )
+
+
+@command(name="serve")
+def serve_command(
+    host: Annotated[str | None, option("--host", help="Where to listen. Default: 127.0.0.1.", panel=SERVER)] = None,
+    port: Annotated[int | None, option("--port", help="0: any free one. Default: 8000.", panel=SERVER)] = None,
+    api_key_file: Annotated[
+        Path | None,
+        option("--api-key-file", metavar="FILE", help="Keys, one a line; VARSR_API_KEY is one too.", panel=SERVER),
+    ] = None,
+    insecure: Annotated[bool, option("--insecure", help="Let other machines in without a key.", panel=SERVER)] = False,
+    max_queued_tiles: Annotated[
+        int | None, option("--max-queued-tiles", min=1, help="Beyond: 429. Default: 256.", panel=SERVER)
+    ] = None,
+    request_timeout: Annotated[
+        float | None, option("--request-timeout", metavar="SECONDS", help="Default: 120.", panel=SERVER)
+    ] = None,
+    drain_timeout: Annotated[
+        float | None,
+        option("--drain-timeout", metavar="SECONDS", help="For what runs at SIGTERM. Default: 60.", panel=SERVER),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        option("--cors-origin", metavar="URL", help="Whose pages may call the server; repeatable.", panel=SERVER),
+    ] = None,
+    root_path: Annotated[
+        str | None, option("--root-path", metavar="PATH", help="The prefix that a proxy strips.", panel=SERVER)
+    ] = None,
+    job_folder: Annotated[
+        Path | None,
+        option("--job-folder", metavar="FOLDER", help="For results of jobs. Default: the system's.", panel=SERVER),
+    ] = None,
+    server_config: Annotated[
+        Path | None,
+        option("--server-config", metavar="FILE", help="TOML with fields of ServerSettings.", panel=SERVER),
+    ] = None,
+    model: Annotated[str | None, option("-n", "--model", metavar="MODEL", help="As for upscale.")] = None,
+    numerics: Annotated[
+        str | None,
+        option(
+            "--numerics",
+            metavar="KIND",
+            help="fast, or batch_invariant: the same bits whatever shares a batch. Default: batch_invariant on a CPU, "
+            "where it costs next to nothing, fast on a GPU.",
+            panel=MACHINE,
+        ),
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    backend: BackendName = None,
+    quantization: Quantization = None,
+    batch_size: BatchSize = None,
+    memory_budget: MemoryBudget = None,
+    config: Annotated[
+        Path | None, option("--config", metavar="FILE", help="TOML with fields of EngineConfig.", panel=MACHINE)
+    ] = None,
+    quiet: Annotated[bool, option("-q", "--quiet", help="No line a request.", panel=MESSAGES)] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Serve HTTP: /v1/upscale, OpenAI's /v1/images/edits, /v1/jobs, /healthz, /readyz, /metrics.
+
+    Ends after SIGTERM or Ctrl-C once what is in flight is answered; again, at once.
+    Needs the extra: pip install 'varsr-engine[server]'. See docs/serving.md.
+    """
+    with exit_codes(verbose=verbose):
+        from varsr_engine.commands.serve import run_serve
+        from varsr_engine.engine.params import EngineConfig
+        from varsr_engine.serving.settings import ServerSettings, read_api_keys
+
+        settings = ServerSettings.resolve(
+            server_config,
+            host=host,
+            port=port,
+            api_keys=read_api_keys(api_key_file) or None,
+            insecure=insecure or None,
+            request_timeout=request_timeout,
+            drain_timeout=drain_timeout,
+            cors_origins=cors_origin or None,
+            root_path=root_path,
+            job_folder=None if job_folder is None else str(job_folder),
+        )
+        engine = EngineConfig.resolve(
+            config,
+            device=parse_device(device),
+            dtype=dtype,
+            backend=parse_backend(backend),
+            quantization=quantization,
+            numerics=numerics,
+            batch_size=batch_size,
+            memory_budget=parse_bytes(memory_budget),
+            max_queued_tiles=max_queued_tiles,
+        )
+        run_serve(model, engine, settings, invariant_on_cpu=numerics is None, quiet=quiet)
 
 
 def main() -> None:
