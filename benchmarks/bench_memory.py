@@ -144,23 +144,28 @@ def main() -> None:
     if arguments.plot:
         return plot()
     started_at = commit()
-    rows = []
+    path = FOLDER / f"{time.strftime('%Y-%m-%d')}-{started_at.removesuffix('+')}.json"
+    rows: list[dict[str, Any]] = []
     for megapixels in arguments.megapixels:
         command = [sys.executable, "-m", "benchmarks.bench_memory", "--one", str(megapixels)]
         command += ["--every-tile"] if arguments.every_tile else []
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    result = {
-        "benchmark": "memory",
-        "machine": {"processor": processor(), "python": platform.python_version(), "commit": started_at},
-        "date": time.strftime("%Y-%m-%d"),
-        "model": "varsr-mini",
-        "images": rows,
-    }
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{result['date']}-{started_at.removesuffix('+')}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+        result = {
+            "benchmark": "memory",
+            "machine": {
+                "processor": processor(),
+                "threads": torch.get_num_threads(),
+                "python": platform.python_version(),
+                "commit": started_at,
+            },
+            "date": time.strftime("%Y-%m-%d"),
+            "model": "varsr-mini",
+            "images": sorted(rows, key=lambda row: row["megapixels"]),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n")  # after each: an hour's work is not lost with the last
     print(json.dumps(result))
 
 
