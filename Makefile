@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-full test-gpu bench lint format wheel wheel-cuda clean
+.PHONY: help venv demo test test-full test-gpu test-integrations bench lint format wheel wheel-cuda clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP)  ## create .venv with the pinned dependencies and this package, editable
 
@@ -37,6 +37,25 @@ test-full: $(STAMP)  ## run every test a CPU can run, the full-size network incl
 
 test-gpu: $(STAMP)  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+# The hosts lie in an environment of their own, on top of $(VENV): nothing in $(VENV) changes, and torch is $(VENV)'s.
+# Pillow is the one that Gradio takes. spandrel comes alone: its torchvision would bring a torch of its own.
+HOSTS := .venv-integrations
+PIP_HOSTS = $(BIN)/python -m pip --disable-pip-version-check --python $(HOSTS)/bin/python install --quiet
+
+$(HOSTS)/.installed: $(STAMP) constraints-integrations.txt
+	@echo "==> creating $(HOSTS)"
+	@$(BIN)/python -m venv --clear --without-pip $(HOSTS)
+	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> "$$($(HOSTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	@grep -v '^pillow==' constraints.txt > $(HOSTS)/constraints.txt
+	@$(PIP_HOSTS) -c $(HOSTS)/constraints.txt -c constraints-integrations.txt diffusers gradio litserve
+	@$(PIP_HOSTS) -c constraints-integrations.txt --no-deps spandrel
+	@touch $@
+
+test-integrations: $(HOSTS)/.installed  ## run the integrations on the hosts that can be installed, and check the extras
+	$(HOSTS)/bin/python -m pytest -m 'slow or not slow' tests/integrations $(ARGS)
+	$(BIN)/python tests/integrations/check_extras.py
 
 bench: $(STAMP)  ## time the engine against the published way of running the network
 	$(BIN)/python -m benchmarks.bench_engine $(ARGS)
@@ -68,5 +87,5 @@ wheel-cuda: $(STAMP)  ## build a wheel with the CUDA kernels into dist/cuda/; ne
 	@ls -l dist/cuda
 
 clean:  ## remove what the other targets made, .venv included
-	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(HOSTS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

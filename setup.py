@@ -151,7 +151,16 @@ setup(
         *(f"varsr_engine.kernels.{name}" for name in find_packages("kernels")),
     ],
     package_dir={"varsr_engine": "varsr_engine", "varsr_engine.kernels": "kernels"},
-    package_data={"varsr_engine": ["py.typed", "assets/*", "training/configs/*.toml", "serving/static/*"]},
+    package_data={
+        "varsr_engine": [
+            "py.typed",
+            "assets/*",
+            "training/configs/*.toml",
+            "serving/static/*",
+            "integrations/comfyui/*.toml",
+            "integrations/comfyui/*.txt",
+        ]
+    },
     ext_modules=[*cpu_kernels(), *CUDA_KERNELS],
     setup_requires=["pybind11>=2.13"] if CUDA_KERNELS else [],  # what pip installs to build with
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": PlatformWheel},

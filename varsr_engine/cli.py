@@ -40,7 +40,7 @@ def command(**settings: Any) -> Any:
 
 
 SIZE, GENERATION, FILES, MACHINE, MESSAGES = "Size", "Generation", "Files", "Machine", "Messages"
-SERVER = "Server"
+SERVER, CLUSTER = "Server", "Cluster"
 
 Device = Annotated[
     str | None,
@@ -469,6 +469,117 @@ def train(
         )
 
 
+@command(name="upscale-dataset", no_args_is_help=True)
+def upscale_dataset(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, with its subfolders, or s3://bucket/prefix.")],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="Where the same tree is written.")],
+    ray_address: Annotated[
+        str | None,
+        option("--ray-address", metavar="ADDRESS", help="Of a cluster, or auto. Default: this machine.", panel=CLUSTER),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        option("--workers", min=1, help="At most. Default: one a GPU, else one a processor.", panel=CLUSTER),
+    ] = None,
+    num_cpus: Annotated[
+        float | None, option("--num-cpus", help="Of a worker, and its threads. Default: 1.", panel=CLUSTER)
+    ] = None,
+    num_gpus: Annotated[
+        float | None, option("--num-gpus", help="Of a worker. Default: 1 where there are any.", panel=CLUSTER)
+    ] = None,
+    ext: Annotated[
+        str, option("--ext", metavar="TYPE", help="auto (the source's), png, jpg, webp or tif.", panel=FILES)
+    ] = "auto",
+    quality: Annotated[
+        int, option("--quality", min=1, max=100, help="Of JPEG and WebP.", panel=FILES, show_default=True)
+    ] = 95,
+    overwrite: Annotated[
+        bool, option("--overwrite", help="Do all again. Default: only what has no output.", panel=FILES)
+    ] = False,
+    scale: Annotated[
+        float | None, option("-s", "--scale", help="Size of the output over the input's. Default: 4.", panel=SIZE)
+    ] = None,
+    longest_side: Annotated[
+        int | None, option("--longest-side", help="Longest side of the output in pixels.", panel=SIZE)
+    ] = None,
+    model: Annotated[
+        str | None, option("-n", "--model", metavar="MODEL", help="As for upscale, on every machine.", panel=GENERATION)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        option("--seed", help="Of the job; each image's own follows from its name. Default: 0.", panel=GENERATION),
+    ] = None,
+    preset: Annotated[
+        str | None, option("--preset", metavar="quality|balanced|fast", help="Default: quality.", panel=GENERATION)
+    ] = None,
+    stop_at_scale: Annotated[
+        int | None, option("--stop-at-scale", metavar="N", help="A draft of the first N scales.", panel=GENERATION)
+    ] = None,
+    params: Annotated[
+        Path | None, option("--params", metavar="FILE", help="TOML with fields of UpscaleParams.", panel=GENERATION)
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    backend: BackendName = None,
+    quantization: Quantization = None,
+    numerics: Annotated[
+        str | None,
+        option(
+            "--numerics",
+            metavar="KIND",
+            help="fast, or batch_invariant, which promises the same bits. Default: batch_invariant.",
+            panel=MACHINE,
+        ),
+    ] = None,
+    batch_size: BatchSize = None,
+    memory_budget: MemoryBudget = None,
+    config: Annotated[
+        Path | None, option("--config", metavar="FILE", help="TOML with fields of EngineConfig.", panel=MACHINE)
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Only errors.", panel=MESSAGES)] = False,
+) -> None:
+    """Upscale millions of images with Ray, on one machine or many.
+
+    Results do not depend on how the work is divided. Started again, it does what has no output yet.
+    Exit codes as for upscale. Needs the extra: pip install 'varsr-engine[ray]'. See docs/ray.md.
+    """
+    with exit_codes(verbose=verbose, as_json=as_json):
+        from varsr_engine.commands.upscale_dataset import DatasetRun, params_of, run_upscale_dataset
+        from varsr_engine.engine.params import EngineConfig
+        from varsr_engine.integrations.ray_data import DatasetJob
+        from varsr_engine.packaged import default_model
+
+        job = DatasetJob(
+            source,
+            destination,
+            default_model(model),
+            params_of(
+                params,
+                scale=scale,
+                longest_side=longest_side,
+                seed=seed,
+                preset=preset,
+                stop_at_scale=stop_at_scale,
+            ),
+            EngineConfig.resolve(
+                config,
+                device=parse_device(device),
+                dtype=dtype,
+                backend=parse_backend(backend),
+                quantization=quantization,
+                numerics=numerics or "batch_invariant",
+                batch_size=batch_size,
+                memory_budget=parse_bytes(memory_budget),
+            ),
+            ext=ext,
+            quality=quality,
+            overwrite=overwrite,
+        )
+        run_upscale_dataset(DatasetRun(job, ray_address, workers, num_cpus, num_gpus, as_json, quiet))
+
+
 @command(name="serve")
 def serve_command(
     host: Annotated[str | None, option("--host", help="Where to listen. Default: 127.0.0.1.", panel=SERVER)] = None,
@@ -560,6 +671,45 @@ def serve_command(
             max_queued_tiles=max_queued_tiles,
         )
         run_serve(model, engine, settings, invariant_on_cpu=numerics is None, quiet=quiet)
+
+
+@command()
+def demo(
+    host: Annotated[
+        str, option("--host", help="Where to listen. The page asks for no password.", panel=SERVER, show_default=True)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, option("--port", min=0, max=65535, help="0: any free one.", panel=SERVER, show_default=True)
+    ] = (7860),
+    browser: Annotated[bool, option("--browser/--no-browser", help="Open the page here.", panel=SERVER)] = True,
+    model: Annotated[str | None, option("-n", "--model", metavar="MODEL", help="As for upscale.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    backend: BackendName = None,
+    quantization: Quantization = None,
+    numerics: Numerics = None,
+    batch_size: BatchSize = None,
+    memory_budget: MemoryBudget = None,
+    verbose: Verbose = False,
+) -> None:
+    """Serve a page that upscales images and shows them scale by scale (Gradio), on this machine alone.
+
+    Needs the extra: pip install 'varsr-engine[gradio]'. See docs/integrations.md.
+    """
+    with exit_codes(verbose=verbose):
+        from varsr_engine.commands.demo import run_demo
+        from varsr_engine.engine.params import EngineConfig
+
+        engine = EngineConfig.resolve(
+            device=parse_device(device),
+            dtype=dtype,
+            backend=parse_backend(backend),
+            quantization=quantization,
+            numerics=numerics,
+            batch_size=batch_size,
+            memory_budget=parse_bytes(memory_budget),
+        )
+        run_demo(model, engine, host=host, port=port, browser=browser)
 
 
 def main() -> None:

@@ -210,7 +210,7 @@ def test_padding_is_a_copy_of_the_batch_s_own_last_row() -> None:
         4, 1, labels=0, guidance_scale=None, seed=9, top_k=None, top_p=None, temperature=1.0, refiner_temperature=None
     )
     engine._pipeline._by_graph(
-        "image", torch.full_like(lr[:1], float("nan")).repeat(4, 1, 1, 1), request, None, True, None
+        "image", torch.full_like(lr[:1], float("nan")).repeat(4, 1, 1, 1), request, None, True, None, None
     )
     again = engine.generate(lr)
     assert torch.equal(again.images, expected.images) and torch.equal(again.latent, expected.latent)

@@ -101,7 +101,7 @@ class Engine(QueuedEngine):
         ends, on_tiles with (tiles done, tiles in all) of an image of several tiles, before its first and after each
         forward pass. Raises InputError and its kinds for bad images and parameters.
         """
-        params = (params or UpscaleParams()).replace(**changes)
+        params = self.params_of(params, changes)
         picture = self.read(image, params)
         return self._upscale_batch([picture], params, [self.seed_of(params)], on_stage, on_tiles)[0]
 
@@ -110,7 +110,7 @@ class Engine(QueuedEngine):
 
         seconds are those of what this engine ran so far, None if it ran nothing.
         """
-        params = (params or UpscaleParams()).replace(**changes)
+        params = self.params_of(params, changes)
         output = params.output_size(*size)
         grid = None if params.tile == "off" else tile_grid(self.model_config, output, params.tile_overlap)
         batch = self.memory_plan(min(self.largest_batch, 1 if grid is None else len(grid)))
@@ -135,7 +135,7 @@ class Engine(QueuedEngine):
         Returns how it was upscaled, and what the format could not keep, as sentences. Otherwise as `upscale`; raises
         what `write_picture` raises.
         """
-        params = (params or UpscaleParams()).replace(**changes)
+        params = self.params_of(params, changes)
         picture = self.read(image, params)
         grid, format = self.grid_of(picture, params), writable_format(path)
         if grid is None or params.tile == "published" or format not in STREAMS:
@@ -167,7 +167,7 @@ class Engine(QueuedEngine):
         **changes: Any,
     ) -> list[UpscaleResult]:
         """One image with several seeds. Where tokens are the argmax (top_k = 1) only refiner and decoder run again."""
-        params = (params or UpscaleParams()).replace(**changes)
+        params = self.params_of(params, changes)
         if not seeds:
             raise InvalidParamsError("seeds must hold at least one seed")
         return self._upscale_batch([self.read(image, params)], params, list(seeds), on_stage, on_tiles)
@@ -189,7 +189,7 @@ class Engine(QueuedEngine):
 
         on_error="return" yields an image's error in its place and goes on with the others.
         """
-        params = (params or UpscaleParams()).replace(**changes)
+        params = self.params_of(params, changes)
         if on_error not in ("raise", "return"):
             raise InvalidParamsError(f"on_error must be 'raise' or 'return', got {on_error!r}")
         return self._upscale_lazily(images, params, on_error == "return", on_stage, on_tiles)

@@ -19,6 +19,7 @@ from varsr_engine.engine.decoding import WINDOW_BYTES, decode_in_bands, window_s
 from varsr_engine.engine.device import check_fp8
 from varsr_engine.engine.graphs import CudaCapture, GraphCache, Tensors, run_in_chunks
 from varsr_engine.engine.latent_rows import LatentRows
+from varsr_engine.engine.memory import part_bytes
 from varsr_engine.engine.nonfinite import (
     DecoderWithFloat32,
     OnAgain,
@@ -108,13 +109,17 @@ class Pipeline:
         attention: Backend | None = None,
         memory_budget: int | None = None,
         fp8: Fp8Switches | None = None,
+        offload: bool = False,
     ) -> None:
         """largest_graph: on a GPU, batches up to this size run as CUDA graphs; None: none does.
 
         attention: the backend of `scale_attention`, as dispatch chooses if None. fp8: where products are FP8.
         memory_budget: bytes that a run may take; the decoder's windows keep to a quarter of it.
+        offload: keep no part that rests, load each when it is used; not with graphs, which hold on to the weights.
         Raises KernelUnavailableError where they cannot be.
         """
+        if offload and largest_graph is not None:
+            raise ValueError("parts that come and go cannot be in a graph")
         self.config: ModelConfig = checkpoint.config
         self.pace = Pace()
         self._window_bytes = WINDOW_BYTES if memory_budget is None else min(WINDOW_BYTES, memory_budget // 4)
@@ -127,20 +132,21 @@ class Pipeline:
         self._scale_loop = ScaleLoop(self.config, load_transformer(root, on_progress, fp8), device, dtype, attention)
         self._refiner_loop = RefinerLoop(self.config, device)
 
-        def part_of(load: Callable[[Reader], object], *prefixes: str) -> Part:  # type: ignore[type-arg]
-            names = [name for name in checkpoint.shapes if name.startswith(prefixes)]
-            size = sum(torch.Size(checkpoint.shapes[name]).numel() for name in names) * dtype.itemsize
-            mapped = device.type == "cpu" and checkpoint.is_mapped_as(dtype)
-            return Part(lambda: load(Reader(checkpoint, device, dtype)), keep=not mapped or size < RELEASE_ABOVE_BYTES)
+        sizes, mapped = part_bytes(checkpoint.shapes, dtype), device.type == "cpu" and checkpoint.is_mapped_as(dtype)
 
-        self._condition: Part[Convolutional] = part_of(load_condition_encoder, "transformer.con_embedding.")
-        self._refiner: Part[RefinerWeights] = part_of(load_refiner, "transformer.diffloss.")
-        self._decoder: Part[Convolutional] = part_of(load_decoder, "vae.decoder.", "vae.post_quant_conv.")
+        def part_of(load: Callable[[Reader], object], stage: str) -> Part:  # type: ignore[type-arg]
+            keep = not offload and (not mapped or sizes[stage] < RELEASE_ABOVE_BYTES)
+            return Part(lambda: load(Reader(checkpoint, device, dtype)), keep)
+
+        self._condition: Part[Convolutional] = part_of(load_condition_encoder, "condition")
+        self._refiner: Part[RefinerWeights] = part_of(load_refiner, "refiner")
+        self._decoder: Part[Convolutional] = part_of(load_decoder, "decoder")
         self._float32: Part[Pipeline] | None = None  # for what is not finite in 16 bits
         self._float32_decoder: Part[Convolutional] | None = None
         if dtype != torch.float32:
-            keep, exact = keeps_float32(checkpoint, device), torch.float32
-            self._float32 = Part(lambda: Pipeline(checkpoint, device, exact, memory_budget=memory_budget), keep)
+            keep, exact = not offload and keeps_float32(checkpoint, device), torch.float32
+            plain: dict[str, Any] = {"memory_budget": memory_budget, "offload": offload}
+            self._float32 = Part(lambda: Pipeline(checkpoint, device, exact, **plain), keep)
             self._float32_decoder = Part(lambda: load_decoder(Reader(checkpoint, device, exact)), keep)
 
     def generate(
@@ -153,6 +159,7 @@ class Pipeline:
         refine: bool = True,
         noise: torch.Tensor | None = None,
         scales: int | None = None,
+        guided: int | None = None,
         trace: bool = False,
         on_stage: OnStage | None = None,
         on_latent: OnScale | None = None,
@@ -165,7 +172,7 @@ class Pipeline:
         """
         if self._graphed(request, seeds, noise, trace, on_latent):
             clock = StageClock(None, self.device)
-            images, latent, tokens = self._by_graph("image", lr, request, steps, refine, scales)
+            images, latent, tokens = self._by_graph("image", lr, request, steps, refine, scales, guided)
             finite = finite_rows(images, wait=False)
             clock("image")  # waits
             if scales is None:
@@ -177,7 +184,8 @@ class Pipeline:
             sample, again = Sample(latent, tokens, clock.seconds), bad_rows(finite)
             if again:
                 rows = bad_rows(finite_rows(latent))
-                self._sample_again(sample, rows, lr, request, seeds, steps=steps, refine=refine, scales=scales)
+                settings: dict[str, Any] = {"steps": steps, "refine": refine, "scales": scales, "guided": guided}
+                self._sample_again(sample, rows, lr, request, seeds, **settings)
                 self._decode_again(images, latent, again)
             return Generation(images, latent, tokens, seeds.tolist(), clock.seconds, again=again)
         sample = self.sample(
@@ -188,6 +196,7 @@ class Pipeline:
             refine=refine,
             noise=noise,
             scales=scales,
+            guided=guided,
             trace=trace,
             on_stage=on_stage,
             on_latent=on_latent,
@@ -211,6 +220,7 @@ class Pipeline:
         refine: bool = True,
         noise: torch.Tensor | None = None,
         scales: int | None = None,
+        guided: int | None = None,
         trace: bool = False,
         on_stage: OnStage | None = None,
         on_latent: OnScale | None = None,
@@ -219,24 +229,24 @@ class Pipeline:
 
         seeds (B * n,): n latents an input, which share the tokens where all are greedy. noise (steps + 1, B * n, p^2,
         Z) replaces the refiner's own. scales: of a draft, how many run: fewer than all, and no refiner.
+        guided: how many of the first scales have guidance; None: all, and the refiner.
         on_latent(stage, latent) hears of the stages that leave a latent, in the place of on_stage; it must neither
         change nor keep it.
         """
         clock = StageClock(on_stage, self.device, on_latent)
         if self._graphed(request, seeds, noise, trace, on_latent):
-            latent, tokens = self._by_graph("latent", lr, request, steps, refine, scales)
+            latent, tokens = self._by_graph("latent", lr, request, steps, refine, scales, guided)
             finite, record = finite_rows(latent, wait=False), None
             clock("latent")  # waits
         else:
             record = Trace() if trace else None
-            latent, tokens = self._latent(lr, request, seeds, steps, refine, scales, noise, record, clock)
+            latent, tokens = self._latent(lr, request, seeds, steps, refine, scales, guided, noise, record, clock)
             finite = finite_rows(latent)
         if scales is None:  # drafts say nothing of the pace
             self.pace.note_tiles(sum(clock.seconds.values()), len(latent))
         sample = Sample(latent, tokens, clock.seconds, record)
-        self._sample_again(
-            sample, bad_rows(finite), lr, request, seeds, steps=steps, refine=refine, scales=scales, noise=noise
-        )
+        settings: dict[str, Any] = {"steps": steps, "refine": refine, "scales": scales, "guided": guided}
+        self._sample_again(sample, bad_rows(finite), lr, request, seeds, noise=noise, **settings)
         return sample
 
     @torch.inference_mode()
@@ -303,6 +313,7 @@ class Pipeline:
         steps: int | None,
         refine: bool,
         scales: int | None,
+        guided: int | None,
     ) -> Tensors:
         """(images, latent, tokens) or (latent, tokens) of a batch of any size, by graphs of fixed sizes."""
         assert self._graphs is not None and self._largest_graph is not None
@@ -310,13 +321,14 @@ class Pipeline:
 
         def program(*inputs: torch.Tensor) -> Tensors:
             own = request.with_tensors(inputs[count:])
-            latent, tokens = self._latent(inputs[0] if count else None, own, own.seeds, steps, refine, scales)
+            given = inputs[0] if count else None
+            latent, tokens = self._latent(given, own, own.seeds, steps, refine, scales, guided)
             return (latent, tokens) if what == "latent" else (self._decoded(latent), latent, tokens)
 
         for part in (self._condition, self._refiner, self._decoder):
             part.run(lambda weights: None)  # loaded before a capture
         inputs = settings if lr is None else (lr, *settings)
-        key = what, count, request.greedy, steps, refine, scales, active_backend()
+        key = what, count, request.greedy, steps, refine, scales, guided, active_backend()
         return run_in_chunks(self._graphs, key, program, inputs, self._largest_graph)
 
     def stages(self, prefix: bool, refine: bool, scales: int | None = None) -> list[str]:
@@ -333,6 +345,7 @@ class Pipeline:
         steps: int | None,
         refine: bool,
         scales: int | None = None,
+        guided: int | None = None,
         noise: torch.Tensor | None = None,
         record: Trace | None = None,
         clock: Callable[..., None] = unheard,
@@ -346,10 +359,10 @@ class Pipeline:
         if not request.greedy and times > 1:  # sampled tokens differ by seed
             prefix = None if prefix is None else prefix.repeat_interleave(times, dim=0)
             request, times = request.repeat(times, seeds), 1
-        result = self._scale_loop.run(prefix, request, clock, record, scales)
+        result = self._scale_loop.run(prefix, request, clock, record, scales, guided)
         if times > 1:
             request = request.repeat(times, seeds)
-            hidden = result.hidden.unflatten(0, (2, -1)).repeat_interleave(times, dim=1).flatten(0, 1)
+            hidden = by_branch(result).repeat_interleave(times, dim=1).flatten(0, 1)
             result = ScaleResult(hidden, *(t.repeat_interleave(times, dim=0) for t in result[1:]))
         latent = result.f_hat
         z = residual = None
@@ -366,9 +379,12 @@ class Pipeline:
         return latent, result.tokens
 
     def _refiner_condition(self, result: ScaleResult) -> torch.Tensor:
-        """z (2, B, p^2, C) = LN(x_last + word_embed(codebook[tokens_last])), the embedding shared by both branches."""
+        """z (2, B, p^2, C) = LN(x_last + word_embed(codebook[tokens_last])), the embedding shared by both branches.
+
+        (1, B, p^2, C) where the last scale had no guidance.
+        """
         w = self._scale_loop.weights
-        x = result.hidden.unflatten(0, (2, -1)) + w.codebook_embedding[result.tokens]
+        x = by_branch(result) + w.codebook_embedding[result.tokens]
         return F.layer_norm(x, x.shape[-1:], *w.final_norm, self.config.norm_eps)
 
     @torch.inference_mode()
@@ -434,6 +450,11 @@ class Pipeline:
             return torch.cat([decoder(part) for part in latent.split(1)])
 
         return in_range(self._decoder.run(decode))
+
+
+def by_branch(result: ScaleResult) -> torch.Tensor:
+    """The last step's output, (2, B, p^2, C), or (1, B, p^2, C) without guidance."""
+    return result.hidden.unflatten(0, (-1, len(result.tokens)))
 
 
 def in_range(images: torch.Tensor) -> torch.Tensor:

@@ -130,6 +130,6 @@ def joined_trace(traces: Sequence[Trace]) -> Trace:
             values[f.name] = [torch.cat(parts) for parts in zip(*column, strict=True)]
         elif column[0] is not None:
             values[f.name] = torch.cat(column)
-    if values.get("z") is not None:  # [conditional rows][unconditional rows], of each image a pair
-        values["z"] = values["z"].unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+    if values.get("z") is not None:  # [conditional rows][unconditional rows], of each image a pair, or one row
+        values["z"] = values["z"].unflatten(0, (len(traces), -1)).transpose(0, 1).flatten(0, 1)
     return Trace(**values)

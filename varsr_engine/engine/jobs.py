@@ -6,7 +6,6 @@ its last tile is there. Tiles of all images that run the same program share batc
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +34,7 @@ class Program(NamedTuple):
     steps: int | None
     refine: bool
     scales: int | None  # of a draft
+    guided: int | None
 
 
 class UpscaleJob:
@@ -47,7 +47,8 @@ class UpscaleJob:
         self.units = 1 if grid is None else len(grid)
         self.request = engine.requests_of(grid, params, seed)
         scales = engine.scales_to_run(params.stop_at_scale)
-        self.key = Program(grid is None, self.request.greedy, params.steps, params.refiner == "on", scales)
+        guided = engine.scales_to_guide(params.guided_scales, scales)
+        self.key = Program(grid is None, self.request.greedy, params.steps, params.refiner == "on", scales, guided)
         self._canvas = None
         if params.previews != "none":
             self._canvas = PreviewCanvas(picture, grid, params.output_size(*picture.size), params.preview_max_side)
@@ -137,6 +138,7 @@ class TileRunner:
             program.steps,
             program.refine,
             program.scales,
+            program.guided,
             checkpoint,
             on_latent if previewed else None,
         )
@@ -148,6 +150,4 @@ class TileRunner:
         return list(outputs)
 
     def reclaim(self) -> None:
-        gc.collect()
-        if self._engine.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._engine.reclaim()

@@ -8,7 +8,7 @@ from varsr_engine.config import ModelConfig
 
 
 class KVCache:
-    """layers x (k, v), each (2B, H, S, D), k normalised and rotated; S counts the tokens of all steps.
+    """layers x (k, v), each (rows, H, S, D), k normalised and rotated; S counts the tokens of all steps.
 
     On a GPU one slab holds all layers. On a CPU each layer has its own memory, whose pages exist from their first
     write on: the last scale's part of a layer is paid for only while that layer runs, and `release` gives a layer
@@ -24,10 +24,14 @@ class KVCache:
             self._layers = list(torch.empty((config.depth, *shape), device=device, dtype=dtype))
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(k, v) of a layer, each (2B, H, S, D)."""
+        """(k, v) of a layer, each (rows, H, S, D)."""
         cache = self._layers[index]
         assert cache is not None, "a released layer is used again"
         return cache[0], cache[1]
+
+    def keep_rows(self, rows: int) -> None:
+        """Go on with the first rows alone, in the same memory."""
+        self._layers = [None if layer is None else layer[:, :rows] for layer in self._layers]
 
     def release(self, index: int) -> None:
         """Forget a layer: it will not be read again."""

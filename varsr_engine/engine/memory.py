@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from varsr_engine.config import ModelConfig
+from varsr_engine.engine.parts import PARTS
 from varsr_engine.engine.quantization import Fp8Switches
 
 # Parameters that the engine folds into tables, or never reads.
@@ -21,8 +22,8 @@ class MemoryPlan:
     """Bytes of a model and of one batch, as the engine allocates them."""
 
     batch: int  # images, or tiles
-    weights: int
-    stages: dict[str, int]  # most bytes beside the weights: condition, scales, refiner, decoder
+    weights: int  # that are held all the time
+    stages: dict[str, int]  # most bytes beside them: condition, scales, refiner, decoder
     kv_cache: int  # a part of the scales'
 
     @property
@@ -48,6 +49,15 @@ def weight_bytes(
     return total
 
 
+def part_bytes(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, int]:
+    """Of the weights of each part that may rest, by its stage."""
+    return {
+        stage: sum(torch.Size(shape).numel() for name, shape in shapes.items() if name.startswith(prefixes))
+        * dtype.itemsize
+        for stage, prefixes in PARTS.items()
+    }
+
+
 def kv_cache_bytes(config: ModelConfig, batch: int, dtype: torch.dtype) -> int:
     """Keys and values of both guidance branches, all layers and all scales."""
     return config.depth * 2 * 2 * batch * sum(config.step_lengths) * config.embed_dim * dtype.itemsize
@@ -59,8 +69,11 @@ def memory_plan(
     batch: int,
     dtype: torch.dtype,
     fp8: Fp8Switches | None = None,
+    offload: bool = False,
 ) -> MemoryPlan:
     """Of a batch that runs as one, on a GPU. shapes: of the checkpoint's parameters.
+
+    offload: whether the parts of the model are there only while their stage runs.
 
     A CPU takes less: it decodes image by image, gives layers of the cache back, and need not hold what it maps.
     """
@@ -72,7 +85,12 @@ def memory_plan(
     }
     if config.has_prefix:
         stages = {"condition": _condition(config, batch, element), **stages}
-    return MemoryPlan(batch, weight_bytes(config, shapes, dtype, fp8), stages, cache)
+    weights = weight_bytes(config, shapes, dtype, fp8)
+    if offload:
+        parts = part_bytes(shapes, dtype)
+        weights -= sum(parts.values())
+        stages = {stage: size + parts.get(stage, 0) for stage, size in stages.items()}
+    return MemoryPlan(batch, weights, stages, cache)
 
 
 def _condition(config: ModelConfig, batch: int, element: int) -> int:
@@ -132,9 +150,10 @@ def largest_batch(
     dtype: torch.dtype,
     available: int,
     fp8: Fp8Switches | None = None,
+    offload: bool = False,
 ) -> int:
     """The most images a batch that `available` bytes hold, weights and a reserve included; 0 where not one fits."""
     batch = 0
-    while batch < 1024 and memory_plan(config, shapes, batch + 1, dtype, fp8).peak + RESERVE <= available:
+    while batch < 1024 and memory_plan(config, shapes, batch + 1, dtype, fp8, offload).peak + RESERVE <= available:
         batch += 1
     return batch

@@ -22,6 +22,7 @@ AlphaMode = Literal["keep", "drop"]
 RefinerMode = Literal["on", "off"]
 TileMode = Literal["auto", "published", "off"]
 PreviewMode = Literal["none", "latent", "decoded"]
+PresetName = Literal["quality", "balanced", "fast"]
 
 MAX_SEED = 2**63 - 1
 MAX_PREVIEW_SIDE = 2048
@@ -42,7 +43,7 @@ def is_integer(value: object, low: int, high: float = math.inf) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class UpscaleParams:
-    """How to upscale one image. None stands for the model's own default.
+    """How to upscale one image. None stands for the preset's choice, else the model's own default.
 
     scale: output size over input size. target_size: (width, height) of the output; longest_side: its longest
     side, aspect kept; at most one of the three may be set (scale 4 if none).
@@ -56,6 +57,9 @@ class UpscaleParams:
     tile: auto cuts outputs larger than the model's tile into overlapping tiles, and decodes in bounded memory;
     published decodes the whole latent at once, as the published code does; off resizes every image to one tile and its
     result back. tile_overlap: latent cells that neighbouring tiles share (a quarter of a tile if None).
+    preset: quality is exact; balanced and fast take fewer refiner steps and guided scales (docs/presets.md).
+    guided_scales: how many of the model's first scales have guidance; fewer than all is faster and not exact: the
+    others run on half the rows, and so does the refiner, which follows the last scale.
     stop_at_scale: how many of the model's scales run; fewer than all are a draft, without the refiner, much faster.
     previews: what events show of a picture on its way (`Engine.stream`, `astream`, `submit(events=True)`): latent maps
     cells to colours, at next to no cost; decoded runs the decoder on a tile after every scale. Neither changes the
@@ -79,6 +83,8 @@ class UpscaleParams:
     alpha: AlphaMode = "keep"
     tile: TileMode = "auto"
     tile_overlap: int | None = None
+    preset: PresetName = "quality"
+    guided_scales: int | None = None
     stop_at_scale: int | None = None
     previews: PreviewMode = "none"
     preview_max_side: int = 256
@@ -112,6 +118,9 @@ class UpscaleParams:
             _require(is_number(self.fidelity) and 0 <= self.fidelity <= 1, "fidelity", "in [0, 1]", self.fidelity)
         if self.tile_overlap is not None:
             _require(is_integer(self.tile_overlap, 0), "tile_overlap", "an integer >= 0", self.tile_overlap)
+        if self.guided_scales is not None:
+            ok = is_integer(self.guided_scales, 0)
+            _require(ok, "guided_scales", "a number of scales, an integer >= 0", self.guided_scales)
         if self.stop_at_scale is not None:
             ok = is_integer(self.stop_at_scale, 1)
             _require(ok, "stop_at_scale", "a number of scales, an integer >= 1", self.stop_at_scale)
@@ -124,6 +133,7 @@ class UpscaleParams:
             "alpha": AlphaMode,
             "tile": TileMode,
             "previews": PreviewMode,
+            "preset": PresetName,
         }
         if self.color_fix is not None:
             choices["color_fix"] = ColorFix
@@ -166,6 +176,8 @@ class EngineConfig:
     indices from 0 such as 0,5-9 (docs/quantization.md).
     cuda_graphs: on a GPU, run a batch as one CUDA graph, captured at its size's first use (or by `Engine.warmup`).
     memory_budget: bytes that batches and the decoder's windows keep to, weights included, as far as one tile lets them.
+    Where a tile with all weights does not fit, condition encoder, refiner and decoder are loaded for each use, and no
+    CUDA graphs are made (docs/presets.md).
     threaded: the queue of `submit` has a thread of its own. max_queued_tiles: of all its requests, running ones too.
     stall_seconds: without a stage for longer, `Engine.health` is bad.
     max_decoder_bytes: memory that decoding a whole latent may take, with tile="published". The limits are checked

@@ -7,6 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+# The parts by the stage that uses them, and the prefixes of their parameters' names.
+PARTS: dict[str, tuple[str, ...]] = {
+    "condition": ("transformer.con_embedding.",),
+    "refiner": ("transformer.diffloss.",),
+    "decoder": ("vae.decoder.", "vae.post_quant_conv."),
+}
+
 T = TypeVar("T")
 R = TypeVar("R")
 

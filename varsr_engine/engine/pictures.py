@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 import varsr_engine
-from varsr_engine.engine.generation import StageClock
+from varsr_engine.engine.fitting import run_in_parts
+from varsr_engine.engine.generation import Generation, Sample, StageClock
 from varsr_engine.engine.large_image import LargeImage
 from varsr_engine.engine.latent_rows import LatentRows
 from varsr_engine.engine.memory import decoder_bytes
 from varsr_engine.engine.nonfinite import run_again
 from varsr_engine.engine.params import MAX_SEED, UpscaleParams
+from varsr_engine.engine.presets import with_preset
 from varsr_engine.engine.result import UpscaleResult
 from varsr_engine.engine.scale_loop import OnStage
 from varsr_engine.engine.tensors import TensorEngine
@@ -42,10 +44,14 @@ class PictureEngine(TensorEngine):
 
     model_id: str
 
+    def params_of(self, params: UpscaleParams | None, changes: dict[str, Any]) -> UpscaleParams:
+        """The settings of a call: `params`, changed, and what their preset chooses for this model."""
+        return with_preset((params or UpscaleParams()).replace(**changes), self.model_config)
+
     def read(self, image: ImageLike, params: UpscaleParams) -> Picture:
         """Decode and check an image, and the size that it would become."""
         self._require_prefix("upscale")
-        self.scales_to_run(params.stop_at_scale)
+        self.scales_to_guide(params.guided_scales, self.scales_to_run(params.stop_at_scale))
         picture = picture_from(image, self.config.read_limits)
         width, height = params.output_size(*picture.size)
         if width * height > self.config.max_output_pixels or max(width, height) > self.config.max_side:
@@ -109,29 +115,34 @@ class PictureEngine(TensorEngine):
     def _upscale_one_tile(
         self, pictures: list[Picture], params: UpscaleParams, seeds: list[int], on_stage: OnStage | None
     ) -> list[UpscaleResult]:
-        """One forward pass, each picture resized to the tile and its result to the output."""
-        side = self.model_config.image_side
+        """One forward pass, each picture resized to the tile and its result to the output; more if memory fails."""
+        side, several = self.model_config.image_side, len(pictures) > 1
         tiles = [resize_rgb(p.rgb, (side, side), eight_bit=p.bit_depth == 8) for p in pictures]
         lr = torch.cat([to_network_input(tile) for tile in tiles])
-        generation = self.generate(
-            lr,
-            seed=seeds,
-            num_images_per_input=len(seeds) // len(pictures),
-            guidance_scale=params.cfg,
-            steps=params.steps,
-            refine=params.refiner == "on",
-            stop_at_scale=params.stop_at_scale,
-            on_stage=on_stage,
-            **self._settings(params),
-        )
-        results = []
-        for i, (image, seed) in enumerate(zip(generation.images.cpu(), seeds, strict=True)):
-            source = i if len(pictures) == len(seeds) else 0
-            own = lr[source : source + 1]
-            warnings = [run_again("the image", self.dtype)] if i in generation.again else []
-            results.append(
-                self.finished_tile(pictures[source], image[None], own, params, seed, generation.seconds, warnings)
+
+        def run(start: int, end: int) -> Generation:
+            return self.generate(
+                lr[start:end] if several else lr,
+                seed=seeds[start:end],
+                num_images_per_input=1 if several else end - start,
+                guidance_scale=params.cfg,
+                steps=params.steps,
+                refine=params.refiner == "on",
+                stop_at_scale=params.stop_at_scale,
+                guided_scales=params.guided_scales,
+                on_stage=on_stage,
+                **self._settings(params),
             )
+
+        results = []
+        most = len(seeds) if self.config.memory_budget is None else self.largest_batch
+        for start, end, generation in run_in_parts(run, len(seeds), most, self.reclaim):
+            images, seconds = generation.images.cpu(), generation.seconds
+            for row, (image, seed) in enumerate(zip(images, seeds[start:end], strict=True)):
+                source = start + row if several else 0
+                own = lr[source : source + 1]
+                warnings = [run_again("the image", self.dtype)] if row in generation.again else []
+                results.append(self.finished_tile(pictures[source], image[None], own, params, seed, seconds, warnings))
         return results
 
     def finished_tile(
@@ -263,44 +274,48 @@ class PictureEngine(TensorEngine):
     ) -> tuple[list[LatentRows], dict[str, float], list[list[str]]]:
         """The whole image's latent, one a seed, the seconds of each stage, and warnings, a list a seed.
 
-        Several tiles share a forward pass.
+        Several tiles share a forward pass, fewer from the first on that runs out of memory.
 
         cut: the network's input (n, 3, S, S) of some tiles.
         """
         config, times = self.model_config, len(seeds)
-        most = self.config.batch_size or max(1, self.largest_batch // times)
+        most = max(1, self.largest_batch // times) if self.config.batch_size is None else self.largest_batch
         guidance = config.guidance_scale_tiled if params.cfg is None else params.cfg
         settings, refine = self._settings(params), params.refiner == "on"
         scales = self.scales_to_run(params.stop_at_scale)
+        guided = self.scales_to_guide(params.guided_scales, scales)
         blend = LatentBlend(grid, blend_window(grid, params), times, config.latent_channels, self.device)
         seconds: dict[str, float] = {}
         warnings: list[list[str]] = [[] for _ in seeds]
-        done = 0
         if on_tiles is not None:
             on_tiles(0, len(grid))
-        for origins in grid.batches(most):
+
+        def run(start: int, end: int) -> Sample:
+            origins = grid.origins[start:end]
             request, drawn = self._request(
                 len(origins), times, origins=origins, seed=seeds * len(origins), guidance_scale=guidance, **settings
             )
             with self._running(f"a batch of {len(origins)} tiles", len(origins)):
-                sample = self._pipeline.sample(
+                return self._pipeline.sample(
                     cut(origins).to(self.device),
                     request,
                     seeds=drawn,
                     steps=params.steps,
                     refine=refine,
                     scales=scales,
+                    guided=guided,
                     on_stage=on_stage,
                 )
-            for origin, tile in zip(origins, sample.latent.unflatten(0, (-1, times)), strict=True):
+
+        for start, end, sample in run_in_parts(run, len(grid), most, self.reclaim):
+            for origin, tile in zip(grid.origins[start:end], sample.latent.unflatten(0, (-1, times)), strict=True):
                 blend.add(tile, origin)
             for stage, value in sample.seconds.items():
                 seconds[stage] = seconds.get(stage, 0.0) + value
             for row in sample.again:
-                warnings[row % times].append(run_again(f"tile {done + row // times + 1}", self.dtype))
-            done += len(origins)
+                warnings[row % times].append(run_again(f"tile {start + row // times + 1}", self.dtype))
             if on_tiles is not None:
-                on_tiles(done, len(grid))
+                on_tiles(end, len(grid))
         return blend.result(), seconds, warnings
 
     def _faithful(self, image: torch.Tensor, source: torch.Tensor, params: UpscaleParams) -> torch.Tensor:

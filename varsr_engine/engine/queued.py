@@ -46,7 +46,7 @@ class QueuedEngine(PictureEngine):
         handle tells of stages (`stream`), and shows the previews that are asked for. Raises InputError and its kinds,
         QueueFullError, DrainingError.
         """
-        params = (params or UpscaleParams()).replace(**changes)
+        params = self.params_of(params, changes)
         if not events:  # nobody looks
             params = params.replace(previews="none")
         picture = self.read(image, params)
@@ -152,6 +152,7 @@ class QueuedEngine(PictureEngine):
         steps: int | None,
         refine: bool,
         scales: int | None,
+        guided: int | None,
         on_stage: OnStage,
         on_latent: OnScale | None,
     ) -> tuple[torch.Tensor, dict[str, float], list[int]]:
@@ -160,7 +161,7 @@ class QueuedEngine(PictureEngine):
         with self._running(f"a batch of {request.batch} tiles", request.batch):
             request = request.to(self.device)
             settings: dict[str, Any] = {"seeds": request.seeds, "steps": steps, "refine": refine, "scales": scales}
-            settings |= {"on_stage": on_stage, "on_latent": on_latent}
+            settings |= {"guided": guided, "on_stage": on_stage, "on_latent": on_latent}
             if decoded:
                 generation = self._pipeline.generate(lr.to(self.device), request, **settings)
                 return generation.images.cpu(), generation.seconds, generation.again

@@ -50,7 +50,7 @@ class RefinerLoop:
         steps: int | None = None,
         noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Residual (B, p^2, Z) for z (2, B, p^2, C), times the model's residual scale.
+        """Residual (B, p^2, Z) for z (2, B, p^2, C), times the model's residual scale; z (1, B, p^2, C): unguided.
 
         All noise, the start included, is multiplied by the request's refiner_temperature. noise
         (steps + 1, B, p^2, Z) replaces the seeds' own. Fewer `steps` than the model's are an approximation.
@@ -60,7 +60,9 @@ class RefinerLoop:
         if not 1 <= steps <= config.refiner_train_steps:
             raise InvalidParamsError(f"steps must be in [1, {config.refiner_train_steps}], got {steps}")
         cond = linear(z.flatten(0, 2).to(w.cond_embed.weight.dtype), *w.cond_embed)
-        guidance = request.guidance * config.guidance_ratio(config.num_scales - 1)
+        if len(z) == 1:  # the ops take both branches: the other is a copy
+            cond = cond.repeat(2, 1)
+        guidance = request.guidance * (config.guidance_ratio(config.num_scales - 1) if len(z) == 2 else 0.0)
         positions = self._positions(request.origins)
 
         if noise is None:  # a small tensor, for the last step adds none: one launch instead of ten
@@ -69,7 +71,7 @@ class RefinerLoop:
             noise = noise * request.refiner_temperature[:, None, None]
         x = noise[0]
         for i, step in enumerate(self._schedule.reverse_steps(self._schedule.timesteps(steps)), start=1):
-            x = self._denoise(w, x, cond, guidance, step, None if step.last else noise[i])
+            x = self._denoise(w, x, cond, len(z), guidance, step, None if step.last else noise[i])
         return x * config.refiner_residual_scale
 
     def _denoise(
@@ -77,18 +79,22 @@ class RefinerLoop:
         w: RefinerWeights,
         x: torch.Tensor,
         cond: torch.Tensor,
+        branches: int,
         guidance: torch.Tensor,
         step: DenoiseStep,
         noise: torch.Tensor | None,
     ) -> torch.Tensor:
-        """x (B, p^2, Z) one step later."""
-        W, eps, shape = self.config.refiner_width, self.config.norm_eps, (2, *x.shape[:2])
+        """x (B, p^2, Z) one step later. With one branch the blocks, which take the time, run on its rows."""
+        W, eps, shape = self.config.refiner_width, self.config.norm_eps, (branches, *x.shape[:2])
         y, h = refiner_embed(cond, w.time_embeddings[step.timestep], x.flatten(0, 1), *w.input_proj)
+        y, h = (t[: branches * x.shape[:2].numel()] for t in (y, h))
         modulations = self._modulations(y, w)
         for block in w.blocks:
             shift, scale, gate = next(modulations).split(W, dim=1)
             refiner_block(h, shift, scale, gate, block, eps, out=h)
         h, shift, scale = (t.unflatten(0, shape) for t in (h, *next(modulations).split(W, dim=1)))
+        if branches == 1:
+            h, shift, scale = (t.expand(2, -1, -1, -1) for t in (h, shift, scale))
         return refiner_update(h, shift, scale, *w.final, x, guidance, step, noise, eps)
 
     def _modulations(self, y: torch.Tensor, weights: RefinerWeights) -> Iterator[torch.Tensor]:

@@ -28,7 +28,7 @@ OnScale = Callable[[str, torch.Tensor], None]  # (stage, f_hat as it is then: th
 
 
 class ScaleResult(NamedTuple):
-    hidden: torch.Tensor  # (2B, p^2, C): the last step's output, conditional rows first; of a draft it says nothing
+    hidden: torch.Tensor  # (2B or unguided B, p^2, C): the last step's output, conditional rows first; not of a draft
     tokens: torch.Tensor  # (B, p^2): the last scale's tokens; of a draft, those of the last that ran
     f_hat: torch.Tensor  # (B, Z, p, p)
 
@@ -58,15 +58,15 @@ class Scratch(NamedTuple):
         fp8_hidden = QuantizedRows.empty(rows, L, F, groups(F), device)
         return cls(normalised, queries, attended, hidden, fp8_normalised, fp8_hidden)
 
-    def narrow(self, length: int) -> Scratch:
-        """The same memory for sequences of another length."""
+    def narrow(self, rows: int, length: int) -> Scratch:
+        """The same memory for fewer sequences, or of another length."""
 
         def narrowed(t: torch.Tensor) -> torch.Tensor:
-            rows, _, width = t.shape
+            width = t.shape[-1]
             return t.view(-1)[: rows * length * width].view(rows, length, width)
 
         normalised, queries, attended, hidden = map(narrowed, self[:4])
-        fp8_normalised, fp8_hidden = (rows and QuantizedRows(*map(narrowed, rows)) for rows in self[4:])
+        fp8_normalised, fp8_hidden = (part and QuantizedRows(*map(narrowed, part)) for part in self[4:])
         return Scratch(normalised, queries, attended, hidden, fp8_normalised, fp8_hidden)
 
     def rows_for(self, block: BlockWeights) -> tuple[Rows, Rows]:
@@ -78,7 +78,10 @@ class Scratch(NamedTuple):
 
 
 class ScaleLoop:
-    """Runs the transformer over all scales for one batch; rows are [conditional B][unconditional B]."""
+    """Runs the transformer over all scales for one batch.
+
+    Rows are [conditional B][unconditional B]; after the last scale with guidance they are the conditional ones alone.
+    """
 
     def __init__(
         self,
@@ -103,16 +106,21 @@ class ScaleLoop:
         on_scale: OnScale,
         trace: Trace | None = None,
         scales: int | None = None,
+        guided: int | None = None,
     ) -> ScaleResult:
         """prefix (B, p^2, C), or None for the class-to-image prior. on_scale("scale.k", f_hat) is called after scale k.
 
-        scales: how many run, for a draft; None: all.
+        scales: how many run, for a draft; None: all. guided: how many of the first have guidance; None: all. The
+        others run on the conditional rows alone.
         """
         config, w, B = self.config, self.weights, request.batch
-        rows = torch.cat((request.labels, torch.full_like(request.labels, config.uncond_label)))
+        guided = config.num_scales if guided is None else guided
+        rows = request.labels
+        if guided > 0:
+            rows = torch.cat((rows, torch.full_like(rows, config.uncond_label)))
         modulation, head_modulation = w.adaln[rows], w.head_adaln[rows]
-        cache = KVCache(config, 2 * B, self.device, self.dtype)
-        scratch = Scratch.allocate(config, 2 * B, self.device, self.dtype, fp8=bool(w.fp8_steps))
+        cache = KVCache(config, len(rows), self.device, self.dtype)
+        scratch = Scratch.allocate(config, len(rows), self.device, self.dtype, fp8=bool(w.fp8_steps))
         x = self._first_input(prefix, rows)
         f_hat = x.new_zeros(B, config.latent_channels, config.latent_side, config.latent_side)
         strengths = self._ratios[:, None] * request.guidance
@@ -121,12 +129,15 @@ class ScaleLoop:
         for step, length in enumerate(config.step_lengths[: final + 1]):
             predicting = config.patch_nums[step] ** 2  # of step 0 only the class token predicts
             blocks = w.fp8_blocks if step in w.fp8_steps else w.blocks
-            buffers = scratch.narrow(length)
+            if step == guided > 0:
+                modulation, head_modulation = modulation[:B], head_modulation[:B]
+                cache.keep_rows(B)
+            buffers = scratch.narrow(len(x), length)
             x = self._run_blocks(x, blocks, modulation, cache, buffers, start, predicting, final=step == final)
             start += length
             tokens = self._sample(x, head_modulation, request, strengths[step], step, trace)
             if step < last:
-                x = scale_handoff(tokens, w.codebook, w.handoffs[step], f_hat, copies=2)
+                x = scale_handoff(tokens, w.codebook, w.handoffs[step], f_hat, copies=2 if step + 1 < guided else 1)
             else:
                 f_hat += w.codebook[tokens].transpose(1, 2).unflatten(2, f_hat.shape[2:])
             if trace is not None:
@@ -141,11 +152,11 @@ class ScaleLoop:
         return tile_positions(self._cells[step], side, request.origins, self.config.latent_side)
 
     def _first_input(self, prefix: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
-        """(2B, L_0, C): the prefix is the same for both branches, the class token is not."""
+        """(rows, L_0, C): the prefix is the same for both branches, the class token is not."""
         w = self.weights
         x = w.first_constant.repeat(rows.shape[0], 1, 1)
         if prefix is not None:
-            x[:, :-1].unflatten(0, (2, -1)).add_(prefix)
+            x[:, :-1].unflatten(0, (-1, prefix.shape[0])).add_(prefix)
         x[:, -1] += w.class_embedding[rows]
         return x
 
@@ -160,7 +171,7 @@ class ScaleLoop:
         predicting: int,
         final: bool,
     ) -> torch.Tensor:
-        """All blocks on one step's rows (2B, L, C), in place; returns the `predicting` last tokens' output.
+        """All blocks on one step's rows (R, L, C), in place; returns the `predicting` last tokens' output.
 
         The last block computes keys and values for all tokens, the rest only for those that predict. After the last
         step (`final`) a layer's cache is given back as soon as it has been read.
@@ -188,7 +199,7 @@ class ScaleLoop:
         k, v = kv
         h = adaln(x, scale1, shift1, eps, out=scratch.rows_for(block)[0])
         if queries < x.shape[1]:
-            x, scratch = x[:, -queries:].contiguous(), scratch.narrow(queries)
+            x, scratch = x[:, -queries:].contiguous(), scratch.narrow(len(x), queries)
         q = scratch.queries.view(x.shape[0], self.config.num_heads, queries, self.config.head_dim)
         rope = w.rope_cos[start:end], w.rope_sin[start:end]
         qkv, fc1, fc2 = block.qkv, block.fc1, block.fc2
@@ -212,9 +223,10 @@ class ScaleLoop:
         step: int,
         trace: Trace | None,
     ) -> torch.Tensor:
-        """Tokens (B, n) of a step from its output (2B, n, C)."""
-        B, ratio = request.batch, self.config.guidance_ratio(step)
-        rows = 2 * B if ratio != 0 else B  # at ratio 0 the unconditional logits would be multiplied by 0
+        """Tokens (B, n) of a step from its output, (2B, n, C) or without guidance (B, n, C)."""
+        B = request.batch
+        guided = len(x) > B and self.config.guidance_ratio(step) != 0  # at 0 the unconditional logits count for nothing
+        rows = 2 * B if guided else B
         h = adaln(x[:rows], modulation[:rows, 0], modulation[:rows, 1], self.config.norm_eps)
         sampling = None
         if not request.greedy:
@@ -227,7 +239,7 @@ class ScaleLoop:
                 step,
                 SAMPLING_STREAM,
             )
-        uncond = h[B:] if ratio != 0 else None
+        uncond = h[B:] if guided else None
         tokens, logits = guided_sample(h[:B], uncond, strength, *self.weights.head, sampling)
         if trace is not None:
             trace.logits.append(logits)

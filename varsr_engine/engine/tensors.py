@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,6 +25,8 @@ from varsr_engine.engine.request import BatchRequest, PerImage, batch_request, p
 from varsr_engine.engine.scale_loop import OnStage
 from varsr_engine.engine.tiling import tiles_per_pass
 from varsr_engine.errors import InvalidImageError, InvalidParamsError, ResourceExhaustedError
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
 LARGEST_BATCH = 8  # images, or tiles; larger batches gain next to nothing (docs/architecture.md)
@@ -45,8 +49,9 @@ class TensorEngine:
         self._backend, attention = check_backend(config.backend), check_backend(config.attention)
         self._fp8 = config.fp8_switches(checkpoint.config)
         self._preview_map = PreviewMap.of(checkpoint)
+        self.offloads = self._must_offload()
         self.largest_batch = self._choose_batch()
-        largest = self.largest_batch if config.cuda_graphs else None
+        largest = self.largest_batch if config.cuda_graphs and not self.offloads else None
         with self._on_backend():  # weights take the form that it multiplies with
             pipeline = BatchInvariantPipeline if config.batch_invariant else Pipeline
             self._pipeline = pipeline(
@@ -58,6 +63,7 @@ class TensorEngine:
                 attention=attention,
                 fp8=self._fp8,
                 memory_budget=config.memory_budget,
+                offload=self.offloads,
             )
         self._weights_digest = weights_digest(checkpoint)  # now: the file may be another when it is asked for
 
@@ -69,7 +75,7 @@ class TensorEngine:
 
     def memory_plan(self, batch: int) -> MemoryPlan:
         """What a batch of that many images takes on a GPU, told without taking it."""
-        return memory_plan(self.model_config, self._shapes, batch, self.dtype, self._fp8)
+        return memory_plan(self.model_config, self._shapes, batch, self.dtype, self._fp8, self.offloads)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H * f, W * f) in [0, 1] of latents (N, Z, H, W); f: the model's downsampling."""
@@ -91,7 +97,7 @@ class TensorEngine:
     @property
     def captures_graphs(self) -> bool:
         """Whether batches run as CUDA graphs, whose first use takes longer: see `warmup`."""
-        return self.device.type == "cuda" and self.config.cuda_graphs
+        return self.device.type == "cuda" and self.config.cuda_graphs and not self.offloads
 
     def warmup(self, batch_sizes: Sequence[int] | None = None, on_progress: OnProgress | None = None) -> None:
         """Load every part, and on a GPU compile the kernels and capture the graphs, so that no request waits for it.
@@ -128,6 +134,7 @@ class TensorEngine:
         steps: int | None = None,
         refine: bool = True,
         stop_at_scale: int | None = None,
+        guided_scales: int | None = None,
         trace: bool = False,
         on_stage: OnStage | None = None,
     ) -> Generation:
@@ -138,6 +145,7 @@ class TensorEngine:
         an input stands for s, s+1, ..., s+n-1). refiner_temperature multiplies all noise of the refiner.
         noise (steps + 1, B * n, p^2, Z) replaces the refiner's seeded noise. refine=False leaves the refiner out.
         stop_at_scale: how many scales run; fewer than the model's are a draft, without the refiner.
+        guided_scales: how many of the first scales have guidance; fewer than run are faster and not exact.
         trace=True also returns tokens, logits and f_hat of each scale, prefix, refiner input, residual and latent.
         """
         self._require_prefix("generate")
@@ -163,7 +171,8 @@ class TensorEngine:
             refiner_temperature=refiner_temperature,
         )
         scales = self.scales_to_run(stop_at_scale)
-        return self._run(lr, request, seeds, noise, steps, refine, scales, trace, on_stage)
+        guided = self.scales_to_guide(guided_scales, scales)
+        return self._run(lr, request, seeds, noise, steps, refine, scales, guided, trace, on_stage)
 
     def class_to_image(
         self,
@@ -179,6 +188,7 @@ class TensorEngine:
         steps: int | None = None,
         refine: bool = True,
         stop_at_scale: int | None = None,
+        guided_scales: int | None = None,
         trace: bool = False,
         on_stage: OnStage | None = None,
     ) -> Generation:
@@ -200,7 +210,8 @@ class TensorEngine:
             refiner_temperature=refiner_temperature,
         )
         scales = self.scales_to_run(stop_at_scale)
-        return self._run(None, request, seeds, noise, steps, refine, scales, trace, on_stage)
+        guided = self.scales_to_guide(guided_scales, scales)
+        return self._run(None, request, seeds, noise, steps, refine, scales, guided, trace, on_stage)
 
     def scales_to_run(self, stop_at_scale: int | None) -> int | None:
         """How many scales a draft runs; None: all. Raises InvalidParamsError for more than the model has."""
@@ -209,6 +220,21 @@ class TensorEngine:
             expected = f"a number of scales in [1, {count}] for this model, {count} being all"
             raise InvalidParamsError(f"stop_at_scale must be {expected}, got {stop_at_scale!r}")
         return None if stop_at_scale == count else stop_at_scale
+
+    def scales_to_guide(self, guided_scales: int | None, scales: int | None = None) -> int | None:
+        """How many of the first scales need the unconditional rows; None: all that run, and the refiner.
+
+        scales: how many run. Raises InvalidParamsError for more than the model has.
+        """
+        count, ratio = self.model_config.num_scales, self.model_config.guidance_ratio
+        if guided_scales is not None and not is_integer(guided_scales, 0, count):
+            expected = f"a number of scales in [0, {count}] for this model, {count} being all"
+            raise InvalidParamsError(f"guided_scales must be {expected}, got {guided_scales!r}")
+        if guided_scales is None or guided_scales >= (scales or count):
+            return None
+        while guided_scales > 0 and ratio(guided_scales - 1) == 0:
+            guided_scales -= 1
+        return guided_scales
 
     def _require_prefix(self, method: str) -> None:
         if not self.model_config.has_prefix:
@@ -261,6 +287,7 @@ class TensorEngine:
         steps: int | None,
         refine: bool,
         scales: int | None,
+        guided: int | None,
         trace: bool,
         on_stage: OnStage | None,
     ) -> Generation:
@@ -282,24 +309,47 @@ class TensorEngine:
                 refine=refine,
                 noise=noise,
                 scales=scales,
+                guided=guided,
                 trace=trace,
                 on_stage=on_stage,
             )
+
+    def _must_offload(self) -> bool:
+        """Whether parts of the model may not stay while others run: a batch of one would exceed the memory budget."""
+        budget = self.config.memory_budget
+        if budget is None:
+            return False
+
+        def peak(offload: bool) -> int:
+            plan = memory_plan(self.model_config, self._shapes, 1, self.dtype, self._fp8, offload)
+            return plan.peak + RESERVE
+
+        if peak(offload=False) <= budget:
+            return False
+        if peak(offload=True) > budget:
+            needed, given = (f"{size / 1024**3:.2f} GiB" for size in (peak(offload=True), budget))
+            logger.warning("memory_budget is %s, but one tile of this model takes about %s", given, needed)
+        return True
 
     def _choose_batch(self) -> int:
         """Images or tiles a batch: as configured, else what gains on this device, within the memory it may take."""
         if self.config.batch_invariant:
             return 1
-        if self.config.batch_size is not None:
-            return self.config.batch_size
         gpu = self.device.type == "cuda"
+        if self.config.batch_size is not None:
+            budget = self.config.memory_budget
+            return self.config.batch_size if budget is None else min(self.config.batch_size, self._fitting(budget))
         most = LARGEST_BATCH if gpu else min(LARGEST_BATCH, tiles_per_pass(self.model_config, self.device, self.dtype))
         limits = [available_bytes(self.device) if gpu else None, self.config.memory_budget]
         bounds = [limit for limit in limits if limit is not None]
         if not bounds:
             return most
-        fits = largest_batch(self.model_config, self._shapes, self.dtype, min(bounds), self._fp8)
-        return min(most, max(1, fits))
+        return min(most, self._fitting(min(bounds)))
+
+    def _fitting(self, available: int) -> int:
+        """Images or tiles a batch that so many bytes hold, at least one."""
+        shapes, fp8 = self._shapes, self._fp8
+        return max(1, largest_batch(self.model_config, shapes, self.dtype, available, fp8, self.offloads))
 
     @contextlib.contextmanager
     def _on_backend(self) -> Iterator[None]:
@@ -331,7 +381,8 @@ class TensorEngine:
         needed, available = self.memory_plan(batch).peak, available_bytes(self.device)
         if available is None:
             return ResourceExhaustedError(f"not enough memory for {what}; lower batch_size", needed=needed)
-        fits = min(batch - 1, largest_batch(self.model_config, self._shapes, self.dtype, available, self._fp8))
+        fits = largest_batch(self.model_config, self._shapes, self.dtype, available, self._fp8, self.offloads)
+        fits = min(batch - 1, fits)
         advice = f"batch_size {fits} fits" if fits > 0 else "free some, or take a smaller model"
         return ResourceExhaustedError(
             f"not enough memory for {what}: it takes about {needed / 1024**3:.1f} GiB, of which "
@@ -340,6 +391,12 @@ class TensorEngine:
             available=available,
             largest_batch=fits,
         )
+
+    def reclaim(self) -> None:
+        """Give back what a failed batch may have left."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _require_memory(self, batch: int) -> None:
         """Raise ResourceExhaustedError where a batch cannot fit, before anything is allocated for it."""

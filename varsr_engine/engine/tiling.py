@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -56,12 +55,6 @@ class TileGrid:
         """The pixels (n, 3, S, S) of some tiles of an image (3, H, W)."""
         f, S = self.downsample, self.side * self.downsample
         return torch.stack([image[:, r * f : r * f + S, c * f : c * f + S] for r, c in origins])
-
-    def batches(self, most: int) -> Iterator[list[Origin]]:
-        """All tiles, at most `most` at a time, in batches as equal as they can be."""
-        origins, passes = self.origins, math.ceil(len(self) / most)
-        for i in range(passes):
-            yield origins[i * len(self) // passes : (i + 1) * len(self) // passes]
 
 
 def axis_offsets(length: int, side: int, overlap: int) -> tuple[int, ...]:
