@@ -4,8 +4,8 @@
 
 Tiles run once a picture and are blended with each window; the decoded image is scored as `UpscaleResult.seam_score`,
 where tiles meet and, to know what the score is worth, along lines where none do. varsr-mini on the CPU, the network's
-own result (no colour fix, fidelity 0). Writes benchmarks/results/seams/<date>-<commit>.json, and with --docs the table of
-docs/tiling.md. Progress goes to stderr, the last line of stdout is one JSON object.
+own result (no colour fix, fidelity 0). Writes benchmarks/results/seams/<date>-<commit>.json, and with --docs the table
+of docs/tiling.md. Progress goes to stderr, the last line of stdout is one JSON object.
 """
 
 from __future__ import annotations

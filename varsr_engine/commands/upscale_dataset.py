@@ -118,7 +118,7 @@ def cluster(address: str | None) -> Iterator[None]:
     # A cluster of one's own inherits it: Ray would send statistics of its use to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": LOCAL_STORE}
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -73,7 +73,7 @@ class DatasetJob:
         source, destination = (folder_of(text).root for text in (self.source, self.destination))
         if f"{source}/".startswith(f"{destination}/"):
             raise InvalidParamsError(
-                f"{self.source!r} lies in {self.destination!r}, where outputs could replace inputs; choose another folder"
+                f"{self.source!r} lies in {self.destination!r}, where outputs could replace inputs; choose another one"
             )
 
     @property
@@ -214,10 +214,13 @@ def dataset(
     """A lazy Ray dataset with a `Row` an image; its images are upscaled as rows are taken.
 
     workers: at most; each has num_cpus processors, as many threads, and num_gpus. Ray must have been initialised. A
-    worker that dies is replaced, and its block done again but for the outputs that are there.
+    worker that dies is replaced, and its block done again but for the outputs that are there. Without GPUs, workers run
+    on the CPU.
     """
     import ray.data
 
+    if not num_gpus and job.config.device == "auto":  # a GPU that is there is another's
+        job = replace(job, config=replace(job.config, device="cpu"))
     blocks = math.ceil(len(names) / (images_per_block or block_size(len(names), workers)))
     threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, int(num_cpus)))}}  # of which bits on a CPU depend
     upscaled = ray.data.from_items([{"name": name} for name in names], override_num_blocks=blocks).map_batches(

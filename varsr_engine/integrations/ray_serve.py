@@ -6,7 +6,6 @@ The engine makes the batches, as everywhere: Ray's own (`@serve.batch`) closes a
 """
 
 # No `from __future__ import annotations`: Ray looks at the class that `build_app` takes.
-import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -58,11 +57,10 @@ class RayServeArgs(BaseModel):
     server_config: str | None = None
 
     def engine_config(self) -> EngineConfig:
-        """On a CPU, batch_invariant unless said otherwise: all replicas then answer with the same bytes."""
-        invariant = None if self.num_gpus else "batch_invariant"
-        return EngineConfig.resolve(
-            self.config, device=self.device, dtype=self.dtype, numerics=self.numerics or invariant
-        )
+        """Without a GPU of its own a replica runs on the CPU, with the same bits on every replica (`varsr serve`)."""
+        own = {} if self.num_gpus else {"device": "cpu", "numerics": "batch_invariant"}
+        given = {"device": self.device, "dtype": self.dtype, "numerics": self.numerics}
+        return EngineConfig.resolve(self.config, **own | {name: value for name, value in given.items() if value})
 
     def server_settings(self) -> ServerSettings:
         """Raises InvalidParamsError where the network could use the server without a key."""
@@ -162,5 +160,5 @@ def build_app(args: RayServeArgs) -> "Application":
     settings = args.server_settings()
     deployment = serve.deployment(serve.ingress()(Replica), name="varsr")
     return deployment.options(**args.deployment(settings)).bind(
-        default_model(args.model), args.engine_config(), dataclasses.replace(settings)
+        default_model(args.model), args.engine_config(), settings
     )
