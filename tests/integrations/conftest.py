@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="session")
 def micro() -> Iterator[Engine]:
-    """A tiny engine with a thread: tiles of 8 x 8 pixels become 32 x 32. Who shares a batch with whom changes nothing."""
+    """A tiny engine with a thread: tiles of 8 x 8 pixels become 32 x 32. Batches change nothing."""
     engine = engine_with_map(threaded=True, batch_size=None, numerics="batch_invariant")
     yield engine
     engine.close()

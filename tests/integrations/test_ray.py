@@ -151,7 +151,8 @@ def test_a_node_dies_under_traffic(model: str, capsys: pytest.CaptureFixture[str
         with capsys.disabled():
             print(
                 f"\nserve: up in {bring_up:.1f} s; node killed after {before} answers with {busy} requests on it; "
-                f"{sum(same)} of {len(same)} answered, the same bytes; tries {dict(client.tries)}; longest gap {gap:.2f} s"
+                f"{sum(same)} of {len(same)} answered, the same bytes; tries {dict(client.tries)}; "
+                f"longest gap {gap:.2f} s"
             )
         assert busy > 0  # the victim had traffic
         assert len(same) == 240 and all(same)
