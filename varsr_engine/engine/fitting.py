@@ -22,7 +22,7 @@ def run_in_parts(
     start = 0
     while start < count:
         left = count - start
-        size = math.ceil(left / math.ceil(left / most))
+        size = left // math.ceil(left / most)
         try:
             output = run(start, start + size)
         except Exception as error:
