@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-full test-gpu test-integrations bench lint format wheel wheel-cuda clean
+.PHONY: help venv demo test test-full test-gpu test-integrations test-page bench lint format wheel wheel-cuda clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,9 @@ $(HOSTS)/.installed: $(STAMP) constraints-integrations.txt
 test-integrations: $(HOSTS)/.installed  ## run the integrations on the hosts that can be installed, and check the extras
 	$(HOSTS)/bin/python -m pytest -m 'slow or not slow' tests/integrations $(ARGS)
 	$(BIN)/python tests/integrations/check_extras.py
+
+test-page: $(STAMP)  ## drive the page of `varsr serve` in a headless Chromium (apt-get install chromium)
+	$(BIN)/python -m pytest -m browser tests/page $(ARGS)
 
 bench: $(STAMP)  ## time the engine against the published way of running the network
 	$(BIN)/python -m benchmarks.bench_engine $(ARGS)

@@ -24,6 +24,9 @@ DATA = {
     "varsr_engine/assets/varsr-mini.safetensors",
     "varsr_engine/training/configs/mini-autoencoder.toml",
     "varsr_engine/training/configs/mini-transformer.toml",
+    "varsr_engine/integrations/comfyui/pyproject.toml",
+    "varsr_engine/integrations/comfyui/requirements.txt",
+    *(f"varsr_engine/serving/static/{path.name}" for path in (ROOT / "varsr_engine/serving/static").iterdir()),
 }
 CPU_KERNELS = {f"varsr_engine/_cpu_{name}.so" for name in ("avx2", "avx512")}
 SOURCES = (".cpp", ".h", ".cu", ".cuh", ".py")

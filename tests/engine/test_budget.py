@@ -127,7 +127,7 @@ def test_a_budget_bounds_a_batch_size_that_was_asked_for(free: Engine, monkeypat
     assert bounded.largest_batch == 2
     batches = generated(bounded, monkeypatch)
     list(bounded.upscale_many([picture(*SMALL, seed=n) for n in range(5)]))
-    assert batches == [2, 2, 1]
+    assert batches == [1, 2, 2]
     batches.clear()
     bounded.upscale_samples(picture(*SMALL), [1, 2, 3, 4])
     assert batches == [2, 2]

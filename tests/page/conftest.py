@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.page.browsing import Visit
 
+pytest.register_assert_rewrite("tests.page.browsing")
+
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:

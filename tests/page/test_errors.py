@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +15,7 @@ from tests.page.browsing import PATIENCE, Visit
 from tests.serving.conftest import Running, running
 from tests.serving.images import encoded, png
 from varsr_engine.engine.engine import Engine
+from varsr_engine.serving.budget import BYTES_A_PIXEL
 
 pytestmark = pytest.mark.browser
 
@@ -65,30 +65,19 @@ def test_a_setting_that_the_page_refuses(visit: Callable[..., Visit], server: Ru
 
 
 def test_a_busy_server_is_asked_again(visit: Callable[..., Visit], engine: Engine) -> None:
-    with running(engine, max_requests=1) as server:
+    large = png(picture(200, 200))
+    held = len(large) + (200 * 200 + 800 * 800) * BYTES_A_PIXEL
+    with running(engine, max_held_bytes=held) as server:  # that one, and nothing beside it
         tab = visit(server.url)
         expect(tab.page.locator("#model")).to_contain_text("micro")
         tab.refusals.append(429)
-        release = threading.Event()
-        occupied = threading.Event()
-
-        def occupy() -> None:
-            """The one request that the server takes."""
-            headers = {"content-type": "image/png", "accept": "text/event-stream"}
-            with server.client.stream("POST", "/v1/upscale", content=png(picture(200, 200)), headers=headers):
-                occupied.set()
-                release.wait(60)
-
-        other = threading.Thread(target=occupy)
-        other.start()
-        try:
-            assert occupied.wait(60)
+        query, headers = "?previews=none", {"content-type": "image/png", "accept": "text/event-stream"}
+        with server.client.stream("POST", f"/v1/upscale{query}", content=large, headers=headers) as other:
+            assert next(other.iter_lines()) == "event: accepted"
             tab.choose("picture.png", SMALL)
-            expect(tab.page.locator("#notice-text")).to_contain_text("the most that the server takes")
             expect(tab.page.locator("#notice-count")).to_contain_text("Trying again in 1 s")
-        finally:
-            release.set()
-            other.join(60)
+            words = server.upscale(SMALL).json()["error"]["message"]
+            expect(tab.page.locator("#notice-text")).to_contain_text(words[1:])
         tab.wait_for("done")
         expect(tab.page.locator("#notice")).to_be_hidden()
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -160,17 +161,21 @@ class Upscaler:
     An actor of Ray Data, which calls it as `Upscaler(job)(block)`; needs nothing of Ray itself.
     """
 
-    def __init__(self, job: DatasetJob, engine: Engine | None = None) -> None:
-        if engine is None:
-            from varsr_engine.engine.engine import Engine
-
-            engine = Engine.from_pretrained(job.model, config=job.config)
-        self._job, self._engine = job, engine
+    def __init__(self, job: DatasetJob) -> None:
+        self._job = job
         self._source, self._destination = folder_of(job.source), folder_of(job.destination)
         self._threads = ThreadPoolExecutor(job.threads, thread_name_prefix="varsr-dataset")
 
+    @cached_property
+    def engine(self) -> Engine:
+        """Loaded by the first block: Ray would try an actor whose constructor fails again and again."""
+        from varsr_engine.engine.engine import Engine
+
+        return Engine.from_pretrained(self._job.model, config=self._job.config)
+
     def __call__(self, block: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
-        """Rows by column, in the order of block["name"]."""
+        """Rows by column, in the order of block["name"]. Raises what loading the model raises."""
+        _ = self.engine  # not in a row's place: it is wrong for all
         rows = list(self._threads.map(self.upscale, map(str, block["name"])))
         return {column: [values[column] for values in rows] for column in Row.__annotations__}  # type: ignore[literal-required]
 
@@ -192,9 +197,9 @@ class Upscaler:
         params = job.params.replace(seed=seed_of(job.params.seed or 0, name))
         if isinstance(to, LocalFolder):
             path = to.path_to_write(output)
-            self._engine.upscale_to(image, path, params, quality=job.quality, overwrite=True)
+            self.engine.upscale_to(image, path, params, quality=job.quality, overwrite=True)
         else:
-            to.write(output, self._engine.upscale(image, params).encode(writable_format(output), quality=job.quality))
+            to.write(output, self.engine.upscale(image, params).encode(writable_format(output), quality=job.quality))
 
 
 def block_size(images: int, workers: int) -> int:
