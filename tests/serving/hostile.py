@@ -279,7 +279,7 @@ def bad_http(photo: bytes) -> Iterator[Case]:
     yield raw("noise", random.Random(2).randbytes(200) + b"\r\n\r\n", expect=400)
     yield raw("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200, expect={400, CLOSED})
     yield raw("HTTP/0.9", b"GET /\r\n\r\n", expect=400)
-    yield raw("HTTP/3.0", b"GET / HTTP/3.0\r\nHost: localhost\r\n\r\n", expect={400, 404})
+    yield raw("HTTP/3.0", b"GET /nowhere HTTP/3.0\r\nHost: localhost\r\n\r\n", expect={400, 404})
     yield raw("no host", b"GET /v1/models HTTP/1.1\r\n\r\n", expect=400)
     yield raw("two hosts", b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n", expect=400)
     yield raw("foreign host", request("GET", "/v1/models", host="evil.example"), expect=403)
