@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-full test-gpu test-integrations test-page bench lint format wheel wheel-cuda clean
+.PHONY: help venv demo test test-full test-gpu test-integrations test-ray test-page bench lint format wheel wheel-cuda clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,16 +38,21 @@ test-full: $(STAMP)  ## run every test a CPU can run, the full-size network incl
 test-gpu: $(STAMP)  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
+# $(call on_top,FOLDER): an environment without pip that also holds what $(VENV) holds.
+define on_top
+	@echo "==> creating $(1)"
+	@$(BIN)/python -m venv --clear --without-pip $(1)
+	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+endef
+
 # The hosts lie in an environment of their own, on top of $(VENV): nothing in $(VENV) changes, and torch is $(VENV)'s.
 # Pillow is the one that Gradio takes. spandrel comes alone: its torchvision would bring a torch of its own.
 HOSTS := .venv-integrations
 PIP_HOSTS = $(BIN)/python -m pip --disable-pip-version-check --python $(HOSTS)/bin/python install --quiet
 
 $(HOSTS)/.installed: $(STAMP) constraints-integrations.txt
-	@echo "==> creating $(HOSTS)"
-	@$(BIN)/python -m venv --clear --without-pip $(HOSTS)
-	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
-		> "$$($(HOSTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(call on_top,$(HOSTS))
 	@grep -v '^pillow==' constraints.txt > $(HOSTS)/constraints.txt
 	@$(PIP_HOSTS) -c $(HOSTS)/constraints.txt -c constraints-integrations.txt diffusers gradio litserve
 	@$(PIP_HOSTS) -c constraints-integrations.txt --no-deps spandrel
@@ -56,6 +61,17 @@ $(HOSTS)/.installed: $(STAMP) constraints-integrations.txt
 test-integrations: $(HOSTS)/.installed  ## run the integrations on the hosts that can be installed, and check the extras
 	$(HOSTS)/bin/python -m pytest -m 'slow or not slow' tests/integrations $(ARGS)
 	$(BIN)/python tests/integrations/check_extras.py
+
+RAY := .venv-ray
+
+$(RAY)/.installed: $(STAMP) constraints-ray.txt
+	$(call on_top,$(RAY))
+	@$(BIN)/python -m pip --disable-pip-version-check --python $(RAY)/bin/python install --quiet \
+		-c constraints.txt -c constraints-ray.txt 'ray[serve,data]'
+	@touch $@
+
+test-ray: $(RAY)/.installed  ## run the tests of Ray, on clusters of this machine (minutes)
+	$(RAY)/bin/python -m pytest -m 'slow or not slow' tests/integrations/test_ray.py tests/integrations/test_ray_units.py $(ARGS)
 
 test-page: $(STAMP)  ## drive the page of `varsr serve` in a headless Chromium (apt-get install chromium)
 	$(BIN)/python -m pytest -m browser tests/page $(ARGS)
@@ -90,5 +106,5 @@ wheel-cuda: $(STAMP)  ## build a wheel with the CUDA kernels into dist/cuda/; ne
 	@ls -l dist/cuda
 
 clean:  ## remove what the other targets made, .venv included
-	rm -rf $(VENV) $(HOSTS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(HOSTS) $(RAY) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

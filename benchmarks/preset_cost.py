@@ -62,7 +62,7 @@ def settings(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """What is compared, by its name in the table: fields of UpscaleParams."""
     K, cfg = config.num_scales, config.guidance_scale
     named: dict[str, dict[str, Any]] = {name: {"preset": name} for name in PRESETS}
-    named |= {f"steps={n}": {"steps": n} for n in (5, 3, 1)}
+    named |= {f"steps={n}": {"steps": n} for n in (5, 4, 3, 1)}
     named |= {f"guided_scales={n}": {"guided_scales": n} for n in (K - 1, K - 2, 0)}
     return named | {f"cfg={value:g}": {"cfg": value} for value in (cfg / 2, 0.0)}
 
@@ -131,7 +131,7 @@ def run(rounds: int, pictures: int | None) -> dict[str, Any]:
 def newest() -> dict[str, Any]:
     """The newest result there is."""
     results = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
-    result: dict[str, Any] = max(results, key=lambda r: r["date"])
+    result: dict[str, Any] = max(results, key=lambda r: (r["date"], r.get("time", "")))
     return result
 
 
@@ -208,6 +208,7 @@ def main() -> None:
         "benchmark": "preset_cost",
         "machine": {**machine, "commit": started_at},
         "date": time.strftime("%Y-%m-%d"),
+        "time": time.strftime("%H:%M:%S"),
         "model": "varsr-mini",
         "degradation": DEGRADATION,
         **measured,

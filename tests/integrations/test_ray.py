@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPMessage
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tests.engine.test_tiling import MICRO, picture
 from tests.golden_cases import weights
 from tests.serving.images import pixels, png
 from varsr_engine.checkpoint import write_checkpoint
+from varsr_engine.engine.params import UpscaleParams
 from varsr_engine.errors import InvalidImageError, InvalidParamsError
 from varsr_engine.integrations.ray_data import DatasetJob, dataset, find_pending
 from varsr_engine.serving.client import Client
@@ -37,6 +40,9 @@ from varsr_engine.serving.client import Client
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "ray.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 STORE = 200_000_000  # bytes of shared memory
 IMAGES, CORRUPT = 200, 5
 
@@ -164,7 +170,7 @@ def test_a_node_dies_under_traffic(model: str, capsys: pytest.CaptureFixture[str
         cluster.shutdown()
 
 
-def test_what_the_routes_answer_on_ray(model: str) -> None:
+def test_what_the_routes_answer_on_ray(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Health, events, errors and jobs, through Ray's proxy; and the deployment by handle."""
     from ray import serve
 
@@ -195,6 +201,10 @@ def test_what_the_routes_answer_on_ray(model: str) -> None:
             assert refused.status_code == 404 and "upscale-dataset" in refused.json()["error"]["message"]
             array = handle.upscale.remote(data, seed=3).result(timeout_s=60)
             assert np.array_equal(array, pixels(Client(url).upscale(data, seed=3)))
+            monkeypatch.chdir(ROOT / "examples")
+            done: dict[str, Any] = {}
+            exec(SNIPPETS[0].replace("http://127.0.0.1:8000", url).replace("scale=4", "scale=0.1"), done)
+            assert done["png"].startswith(b"\x89PNG")
         finally:
             with contextlib.suppress(Exception):
                 serve.shutdown()
@@ -239,7 +249,7 @@ def test_dataset_killed_resumed_and_divided_otherwise(
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while len(identities(out)) < 60:
             assert first.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
@@ -251,10 +261,11 @@ def test_dataset_killed_resumed_and_divided_otherwise(
     assert 60 <= len(finished) < IMAGES - CORRUPT
 
     started = time.monotonic()
-    second = subprocess.run(command(source, out, model, "--workers", "2"), capture_output=True, text=True, timeout=240)
+    second = subprocess.run(command(source, out, model, "--workers", "2"), capture_output=True, text=True, timeout=500)
     took = time.monotonic() - started
     assert second.returncode == 1, second.stderr
     answer = json.loads(second.stdout)
+    assert "summary" in answer, answer
     summary = answer["summary"]
     assert summary["skipped"] == len(finished)
     assert summary["written"] == IMAGES - CORRUPT - len(finished)
@@ -262,8 +273,7 @@ def test_dataset_killed_resumed_and_divided_otherwise(
     assert {row["code"] for row in answer["failed"]} == {"invalid_image"}
     assert finished.items() <= identities(out).items()  # none was written again
 
-    job = DatasetJob(str(source), str(other), model)
-    job = DatasetJob(str(source), str(other), model, params=job.params.replace(seed=5))
+    job = DatasetJob(str(source), str(other), model, UpscaleParams(seed=5))
     with one_node(4):
         names = find_pending(job).names[::-1]
         rows = dataset(job, names, workers=3, images_per_block=7).take_all()
@@ -274,7 +284,7 @@ def test_dataset_killed_resumed_and_divided_otherwise(
     mine = {name: data for name, data in outputs(out).items() if not Path(name).name.startswith(".varsr-")}
     assert len(mine) == IMAGES - CORRUPT
     assert mine == outputs(other)
-    third = subprocess.run(command(source, out, model, "--workers", "1"), capture_output=True, text=True, timeout=240)
+    third = subprocess.run(command(source, out, model, "--workers", "1"), capture_output=True, text=True, timeout=500)
     assert json.loads(third.stdout)["summary"] | {"seconds": 0} == {
         "written": 0,
         "failed": CORRUPT,
@@ -293,10 +303,46 @@ def test_dataset_killed_resumed_and_divided_otherwise(
 def test_the_first_fault_of_all_images_ends_the_run(source: Path, tmp_path: Path) -> None:
     """A model that is not there is said as such, with the exit code of `varsr upscale`; nothing is written."""
     missing = command(source, tmp_path / "out", str(tmp_path / "no-model"), "--workers", "1")
-    done = subprocess.run(missing, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(missing, capture_output=True, text=True, timeout=500)
     assert done.returncode == 78, done.stderr
     assert json.loads(done.stdout)["error"]["code"] == "model_not_found"
     assert not (tmp_path / "out").exists()
+
+
+def test_the_documented_dataset(model: str, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "photos" / "a" / "x.png").write_bytes(png(picture(8, 8)))
+    (tmp_path / "photos" / "y.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    code = SNIPPETS[1].replace("varsr-mini", model)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    lines = sorted(line for line in done.stdout.splitlines() if ".png" in line)
+    assert lines[0].startswith("a/x.png written") and lines[1].startswith("y.png failed")
+    assert files_in(tmp_path / "photos_x4") == ["a/x.png"]
+
+
+def test_the_documented_config() -> None:
+    import yaml
+    from ray.serve.schema import ServeDeploySchema
+
+    from varsr_engine.integrations.ray_serve import RayServeArgs, build_app
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    config = yaml.safe_load(text)
+    ServeDeploySchema.model_validate(config)
+    (application,) = config["applications"]
+    module, name = application["import_path"].split(":")
+    assert (module, name) == (build_app.__module__, build_app.__name__)
+    assert RayServeArgs.model_validate(application["args"]).num_replicas == 2
+
+
+def test_the_documented_size() -> None:
+    pins = (ROOT / "constraints-ray.txt").read_text().splitlines()
+    names = [line.partition("==")[0] for line in pins if not line.startswith("#")]
+    files = [file for name in names for file in distribution(name).files or []]
+    size = sum(file.locate().stat().st_size for file in files if file.locate().is_file())
+    (documented,) = re.findall(r"more than (\d+) MB on the disk", TEXT)
+    assert 0.8 * size < int(documented) * 1e6 < size
 
 
 def test_object_stores(model: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,15 @@ def find_chromium() -> str | None:
 class Visit:
     """One tab on a server's page. `page` is Playwright's."""
 
-    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+    def __init__(self, browser: Browser, url: str, refusals: Iterable[int] = (), **options: Any) -> None:
+        """refusals: statuses of answers that the test expects; the browser logs them as errors."""
         self.url = url
         self.context = browser.new_context(**({"viewport": {"width": 1100, "height": 720}} | options))
         self.context.add_init_script(WATCH)
         self.page: Page = self.context.new_page()
         self.requested: list[str] = []
         self.complaints: list[str] = []
-        self.refusals: list[int] = []  # statuses of answers that the test expects; the browser logs them as errors
+        self.refusals = list(refusals)
         self.page.on("request", lambda request: self.requested.append(request.url))
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from tests.engine.test_tiling import engine_of
 from tests.serving.conftest import Running, running
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from tests.page.browsing import Visit
 
 pytest.register_assert_rewrite("tests.page.browsing")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The browser needs the other cores; threads that wait for each other beside it take many times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +78,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, server: Running) -> Iterator[Callable[..., Visit]]:
-    """visit(url=the server's, **options of Playwright's contexts): a tab, which is looked through at the end."""
+    """visit(url=the server's, refusals=(), **options of Playwright's contexts): a tab. Its end is checked."""
     from tests.page.browsing import Visit
 
     visits: list[Visit] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,15 +10,16 @@ from PIL import Image
 
 pytest.importorskip("playwright", reason="needs the extra page-test")
 
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from tests.engine.test_tiling import picture
 from tests.page.browsing import Visit
+from tests.serving.conftest import Running
 from tests.serving.images import png
 
 pytestmark = pytest.mark.browser
 
-SOURCE = picture(32, 24)
+SOURCE = picture(16, 12)
 
 # The pixels of the canvas that bicubic is shown on, row by row, as RGBA.
 SHOWN = """
@@ -37,14 +38,25 @@ async ([data, width, height, toWidth, toHeight]) => {
 """
 
 
-@pytest.fixture
-def compared(visit: Callable[..., Visit]) -> Visit:
+@pytest.fixture(scope="module")
+def comparison(browser: Browser, server: Running) -> Iterator[Visit]:
     """A tab that compares a result with its input."""
-    tab = visit(has_touch=True)
+    tab = Visit(browser, server.url, has_touch=True)
     tab.upscale(png(SOURCE))
     expect(tab.page.locator("#before-label")).to_have_text("Bicubic")
     tab.until("!document.querySelector('#viewer').classList.contains('glide')")
-    return tab
+    yield tab
+    tab.leave()
+
+
+@pytest.fixture
+def compared(comparison: Visit) -> Visit:
+    """The same, as at its beginning: the whole picture, the divider in its middle."""
+    comparison.page.locator("#divider").focus()
+    for key in ("0", "Home", *["PageUp"] * 5):
+        comparison.page.keyboard.press(key)
+    assert (comparison.zoom(), comparison.split()) == ("1×", 50)
+    return comparison
 
 
 def resized(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -63,26 +75,26 @@ def shown_share(tab: Visit) -> float:
 
 def test_bicubic_is_pillows(compared: Visit) -> None:
     width, height, *rgba = compared.page.evaluate(SHOWN)
-    assert (width, height) == (128, 96)
+    assert (width, height) == (64, 48)
     shown = np.array(rgba).reshape(height, width, 4)
-    assert np.abs(shown[..., :3] - resized(SOURCE, 128, 96).astype(int)).max() <= 1
+    assert np.abs(shown[..., :3] - resized(SOURCE, 64, 48).astype(int)).max() <= 1
     assert (shown[..., 3] == 255).all()
 
 
 @pytest.mark.parametrize("size", [(80, 56), (33, 9), (7, 40), (20, 14)])
-def test_resizing_either_way_is_pillows(visit: Callable[..., Visit], size: tuple[int, int]) -> None:
+def test_resizing_either_way_is_pillows(compared: Visit, size: tuple[int, int]) -> None:
     source = picture(20, 14)
     rgba = np.dstack([source, np.full((14, 20, 1), 255, np.uint8)])
-    data = visit().page.evaluate(RESIZE, [rgba.ravel().tolist(), 20, 14, *size])
+    data = compared.page.evaluate(RESIZE, [rgba.ravel().tolist(), 20, 14, *size])
     shown = np.array(data).reshape(size[1], size[0], 4)[..., :3]
     assert np.abs(shown - resized(source, *size).astype(int)).max() <= 1
 
 
-def test_transparent_pixels_leave_no_fringe(visit: Callable[..., Visit]) -> None:
+def test_transparent_pixels_leave_no_fringe(compared: Visit) -> None:
     """The colour of a pixel that is not seen shows nowhere."""
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[:, :4] = (200, 100, 50, 255)
-    data = visit().page.evaluate(RESIZE, [rgba.ravel().tolist(), 8, 8, 32, 32])
+    data = compared.page.evaluate(RESIZE, [rgba.ravel().tolist(), 8, 8, 32, 32])
     shown = np.array(data).reshape(32, 32, 4)
     seen = shown[shown[..., 3] > 8]
     assert 0 < len(seen) < 32 * 32

@@ -37,7 +37,7 @@ def test_colours_follow_the_system_until_chosen(visit: Callable[..., Visit], sch
     tab.page.reload()
     assert is_dark() == (scheme == "light")
     tab.page.locator("#theme").click()
-    tab.upscale(png(picture(32, 24)))
+    tab.upscale(png(picture(8, 6)))
     tab.screenshot(f"compared-{scheme}")
 
 
@@ -46,7 +46,7 @@ def test_a_phone_scrolls_in_one_direction(visit: Callable[..., Visit], width: in
     tab = visit(viewport={"width": width, "height": 640}, has_touch=True, is_mobile=True)
     assert tab.page.evaluate(OVERFLOW) <= 0
     tab.screenshot(f"empty-{width}")
-    tab.choose("a-name-without-any-place-to-break-it_" * 3 + ".png", png(picture(50, 70)))
+    tab.choose("a-name-without-any-place-to-break-it_" * 3 + ".png", png(picture(12, 20)))
     tab.until("seen.previews.length > 12")
     assert tab.page.evaluate(OVERFLOW) <= 0
     tab.screenshot(f"working-{width}")
@@ -63,20 +63,20 @@ def test_a_phone_scrolls_in_one_direction(visit: Callable[..., Visit], width: in
 
 def test_a_desktop_needs_no_scrolling(visit: Callable[..., Visit]) -> None:
     tab = visit()
-    tab.upscale(png(picture(32, 24)))
+    tab.upscale(png(picture(8, 6)))
     assert tab.page.evaluate("document.documentElement.scrollHeight - innerHeight") <= 0
 
 
 def test_who_wants_no_motion_gets_none(visit: Callable[..., Visit]) -> None:
     tab = visit(reduced_motion="reduce")
-    tab.upscale(png(picture(16, 16)))
+    tab.upscale(png(picture(8, 8)))
     longest = "Math.max(0, ...document.getAnimations().map((each) => each.effect.getComputedTiming().duration))"
     assert tab.page.evaluate(longest) == 0
 
 
 def test_all_is_reached_by_the_tab_key(visit: Callable[..., Visit]) -> None:
     tab = visit()
-    tab.upscale(png(picture(16, 16)))
+    tab.upscale(png(picture(8, 8)))
     tab.page.locator("#theme").focus()
     reached = []
     for _ in range(20):

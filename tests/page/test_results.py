@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_history_restores_a_comparison(visit: Callable[..., Visit], engine: Engine) -> None:
-    first, second = png(picture(24, 24, seed=1)), png(picture(30, 20, seed=2))
+    first, second = png(picture(8, 8, seed=1)), png(picture(8, 6, seed=2))
     tab = visit()
     tab.upscale(first, "first.png")
     tab.upscale(second, "second.png")
@@ -37,7 +37,7 @@ def test_history_restores_a_comparison(visit: Callable[..., Visit], engine: Engi
     expect(tab.page.locator("#caption")).to_contain_text("first.png")
     assert current() == ["false", "false", "true"]
     expect(tab.page.locator("#before-label")).to_have_text("Bicubic")
-    assert tab.page.evaluate("document.querySelector('#bicubic').width") == 96
+    assert tab.page.evaluate("document.querySelector('#bicubic').width") == 32
     assert tab.download() == ("first_x4.png", engine.upscale(first).encode("PNG"))
 
     tab.page.locator("#again").click()  # works on what is shown
@@ -49,7 +49,7 @@ def test_urls_of_images_are_given_back(visit: Callable[..., Visit]) -> None:
     """However many results there were, those of one are held: its input, its output, and what Download saves."""
     tab = visit()
     for n in range(3):
-        tab.upscale(png(picture(16, 16, seed=n)))
+        tab.upscale(png(picture(8, 8, seed=n)))
         expect(tab.page.locator("#history-list button")).to_have_count(n + 1)
     tab.page.locator("#history-list button").last.click()
     expect(tab.page.locator("#history-list button").last).to_have_attribute("aria-current", "true")

@@ -76,10 +76,10 @@ def test_dropped_and_pasted(visit: Callable[..., Visit], engine: Engine, event: 
 
 
 def test_settings_reach_the_engine(visit: Callable[..., Visit], engine: Engine) -> None:
-    source = encoded(picture(30, 20), "JPEG")
+    source = encoded(picture(15, 10), "JPEG")
     tab = visit()
     tab.scale("longest")
-    tab.page.locator("#longest-side").fill("90")
+    tab.page.locator("#longest-side").fill("40")
     tab.page.locator("#cfg").fill("1.5")
     tab.page.locator("#scales").select_option("3")
     tab.page.locator("summary").click()
@@ -90,9 +90,9 @@ def test_settings_reach_the_engine(visit: Callable[..., Visit], engine: Engine) 
     assert seed.isdecimal() and seed != "0"
     tab.choose("photo.jpeg", source, "image/jpeg")
     tab.wait_for("done")
-    settings = dict(longest_side=90, cfg=1.5, stop_at_scale=3, color_fix="wavelet", seed=int(seed))
+    settings = dict(longest_side=40, cfg=1.5, stop_at_scale=3, color_fix="wavelet", seed=int(seed))
     expected = engine.upscale(source, **settings).encode("WEBP", quality=95)
-    assert tab.download() == ("photo_90px_draft.webp", expected)
+    assert tab.download() == ("photo_40px_draft.webp", expected)
     assert "draft" in tab.page.locator("#after-label").inner_text()
 
 
@@ -119,13 +119,13 @@ def test_tiles_are_counted_and_cancel_stops_them(visit: Callable[..., Visit], mi
 
 def test_escape_cancels_and_another_picture_takes_over(visit: Callable[..., Visit]) -> None:
     tab = visit()
-    tab.choose("large.png", png(picture(160, 160)))
+    tab.choose("large.png", png(picture(100, 100)))
     tab.until("seen.previews.length > 0")
     tab.page.keyboard.press("Escape")
     tab.wait_for("ready")
-    tab.choose("large.png", png(picture(160, 160)))
+    tab.choose("large.png", png(picture(100, 100)))
     tab.wait_for("working")
-    tab.upscale(png(picture(16, 16)), "small.png")
+    tab.upscale(png(picture(8, 8)), "small.png")
     assert tab.page.locator("#caption").inner_text().startswith("small.png")
     assert tab.page.locator("#history-list button").count() == 1
 

@@ -145,7 +145,7 @@ class Replica:
         """Raises EngineDeadError where Ray should replace this replica."""
         health = self._engine.health()
         if not health.ok:
-            raise EngineDeadError(f"the engine is {health.state}")
+            raise EngineDeadError(f"the engine is {health.state}: {health.reason}")
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)  # none where it could not be loaded
