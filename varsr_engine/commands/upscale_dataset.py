@@ -23,7 +23,15 @@ from varsr_engine.commands.terminal import (
     shown,
 )
 from varsr_engine.engine.params import UpscaleParams
-from varsr_engine.errors import InvalidParamsError, VarsrError
+from varsr_engine.errors import (
+    CheckpointMismatchError,
+    InvalidParamsError,
+    KernelUnavailableError,
+    ModelLoadError,
+    ModelNotFoundError,
+    UnsafeCheckpointError,
+    VarsrError,
+)
 from varsr_engine.integrations.ray_data import DatasetJob, Pending, Row, dataset, find_pending
 
 if TYPE_CHECKING:
@@ -31,7 +39,18 @@ if TYPE_CHECKING:
 
 LOCAL_STORE = 200_000_000  # bytes of shared memory of a cluster of one's own: rows are names, not pictures
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
-WRONG_FOR_ALL = ("invalid_params", "kernel_unavailable")  # errors that say nothing of an image
+# Errors that say nothing of an image, and would come of every one.
+WRONG_FOR_ALL: dict[str, type[VarsrError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidParamsError,
+        KernelUnavailableError,
+        ModelLoadError,
+        ModelNotFoundError,
+        UnsafeCheckpointError,
+        CheckpointMismatchError,
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,27 +166,16 @@ def take(run: DatasetRun, pending: Pending, tally: Tally) -> None:
         with Bar(tally, quiet=run.quiet) as bar:
             count(cast("Iterable[Row]", rows), tally, bar, run.quiet)
     except RayError as error:
-        raise of_worker(error) from error
-
-
-def of_worker(error: Exception) -> VarsrError:
-    """What a worker's own error was, or what Ray says of its end."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, VarsrError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return VarsrError(f"the job ended on Ray: {lines[-1].strip() if lines else type(error).__name__}")
+        raise VarsrError(f"the job ended on Ray: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
 
 def count(rows: Iterable[Row], tally: Tally, bar: Bar, quiet: bool) -> None:
-    """Take the rows as they come."""
+    """Take the rows as they come. Raises the first's error if it is none of an image."""
     for row in rows:
         if row["status"] != "failed":
             tally.written += 1
         elif row["code"] in WRONG_FOR_ALL and not tally.written:
-            raise InvalidParamsError(row["message"])
+            raise WRONG_FOR_ALL[row["code"]](row["message"])
         else:
             fail(row, tally, quiet, bar)
         bar.show()

@@ -168,15 +168,20 @@ class Upscaler:
 
     @cached_property
     def engine(self) -> Engine:
-        """Loaded by the first block: Ray would try an actor whose constructor fails again and again."""
+        """Loaded by the first block: Ray would try a worker whose constructor fails again and again."""
         from varsr_engine.engine.engine import Engine
 
         return Engine.from_pretrained(self._job.model, config=self._job.config)
 
     def __call__(self, block: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
-        """Rows by column, in the order of block["name"]. Raises what loading the model raises."""
-        _ = self.engine  # not in a row's place: it is wrong for all
-        rows = list(self._threads.map(self.upscale, map(str, block["name"])))
+        """Rows by column, in the order of block["name"]."""
+        names = [str(name) for name in block["name"]]
+        try:
+            _ = self.engine  # loaded before the threads want it
+        except VarsrError as error:
+            rows = [failure(self._job, name, error) for name in names]
+        else:
+            rows = list(self._threads.map(self.upscale, names))
         return {column: [values[column] for values in rows] for column in Row.__annotations__}  # type: ignore[literal-required]
 
     def upscale(self, name: str) -> Row:
