@@ -482,10 +482,10 @@ def upscale_dataset(
         option("--workers", min=1, help="At most. Default: one a GPU, else one a processor.", panel=CLUSTER),
     ] = None,
     num_cpus: Annotated[
-        float | None, option("--num-cpus", help="Of a worker, and its threads. Default: 1.", panel=CLUSTER)
+        float | None, option("--num-cpus", min=0.01, help="Of a worker, and its threads. Default: 1.", panel=CLUSTER)
     ] = None,
     num_gpus: Annotated[
-        float | None, option("--num-gpus", help="Of a worker. Default: 1 where there are any.", panel=CLUSTER)
+        float | None, option("--num-gpus", min=0, help="Of a worker. Default: 1 where there are any.", panel=CLUSTER)
     ] = None,
     ext: Annotated[
         str, option("--ext", metavar="TYPE", help="auto (the source's), png, jpg, webp or tif.", panel=FILES)
@@ -543,7 +543,7 @@ def upscale_dataset(
     """Upscale millions of images with Ray, on one machine or many.
 
     Results do not depend on how the work is divided. Started again, it does what has no output yet.
-    Exit codes as for upscale. Needs the extra: pip install 'varsr-engine[ray]'. See docs/ray.md.
+    Exit codes as for upscale. Needs the extra "ray". See docs/ray.md.
     """
     with exit_codes(verbose=verbose, as_json=as_json):
         from varsr_engine.commands.upscale_dataset import DatasetRun, params_of, run_upscale_dataset
