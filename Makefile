@@ -29,8 +29,9 @@ demo: $(STAMP)  ## upscale examples/photo.jpg to out/photo_x4.png, and show it b
 	$(BIN)/varsr upscale examples/photo.jpg -o out/photo_x4.png --overwrite --compare
 	@echo "==> the picture is in $(CURDIR)/out/photo_x4.png, beside input and bicubic in $(CURDIR)/out/photo_x4_compare.png"
 
+# A process a processor, up to four; a thread each, as threads of several processes that wait in turn slow all down.
 test: $(STAMP)  ## run the tests that take seconds
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-full: $(STAMP)  ## run every test a CPU can run, the full-size network included (minutes, gigabytes)
 	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)

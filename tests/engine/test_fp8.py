@@ -59,6 +59,7 @@ def traces(folder: Path) -> Callable[..., Trace]:
     return run
 
 
+@pytest.mark.slow  # a minute in Triton's interpreter
 def test_the_kernels_compute_what_the_emulation_computes(traces: Callable[..., Trace]) -> None:
     exact, emulated, kernels = traces(), traces(quantization="fp8"), traces("triton", quantization="fp8")
     for step, (a, b, c) in enumerate(zip(exact.logits, emulated.logits, kernels.logits, strict=True)):

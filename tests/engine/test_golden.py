@@ -39,10 +39,10 @@ def test_every_golden_tensor(where: tuple[Path, str], load_engine: Load) -> None
     assert list(out.seconds) == [*expected, "refiner", "decoder"]
 
 
-@pytest.mark.parametrize("name", ["tiny"])
-def test_every_golden_tensor_through_triton(name: str, load_engine: Load) -> None:
-    """The kernels of a GPU, in Triton's interpreter where there is none, in float32."""
-    case, engine = load_engine(name, backend="triton")
+@pytest.mark.slow
+def test_every_golden_tensor_through_triton(load_engine: Load) -> None:
+    """The kernels of a GPU in float32, in Triton's interpreter where there is none: minutes."""
+    case, engine = load_engine("tiny", backend="triton")
     out = run((case, engine))
     assert out.trace is not None
     stages = generation_stages(case.config, case.guidance_scale, out.images, out.trace)

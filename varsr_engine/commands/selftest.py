@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -123,10 +123,12 @@ def check_op(case: str, backend: Backend, device: torch.device, dtype: torch.dty
     return Check(case, backend, "ok" if worst <= 1 else "FAILED", worst, note)
 
 
-def op_checks(device: torch.device, dtype: torch.dtype, cases: Iterable[str] = CASES) -> Iterator[Check]:
-    """Every backend of every op."""
+def op_checks(
+    device: torch.device, dtype: torch.dtype, cases: Iterable[str] = CASES, backends: Sequence[str] = ORDER
+) -> Iterator[Check]:
+    """Every one of the backends, of every op."""
     for case in cases:
-        for backend in ORDER:
+        for backend in backends:
             if backend in OPS[case.split(".")[0]].backends:
                 try:
                     yield check_op(case, backend, device, dtype)
