@@ -6,7 +6,7 @@ Starts `varsr serve` (varsr-mini, CPU) on this machine. Each client sends an ima
 next; images have one tile or several, and a seed. An answer is right if it is a 200 with the bytes that the engine
 gives offline for the same image and seed, or a 429 while the queue is full (a client then waits as it is told).
 Memory is the server's, after a tenth of the time and at the end. Then SIGTERM must end it with exit code 0.
-Writes benchmarks/results/serving/<date>-<commit>.json; progress goes to stderr, the last line of stdout is one JSON
+Writes benchmarks/results/serving/<date>-<commit>-<options>.json; progress goes to stderr, the last line of stdout is one JSON
 object, and the exit status is 1 if anything was wrong.
 """
 
@@ -173,7 +173,8 @@ def main() -> None:
     }
     if not arguments.no_file:
         FOLDER.mkdir(parents=True, exist_ok=True)
-        path = FOLDER / f"{result['date']}-{started_at.removesuffix('+')}.json"
+        with_options = "".join(f"-{option.strip('-')}" for option in arguments.options)
+        path = FOLDER / f"{result['date']}-{started_at.removesuffix('+')}{with_options}.json"
         path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
     flat = measured["growth"] is not None and measured["growth"] <= GROWTH
