@@ -157,6 +157,7 @@ setup(
             "assets/*",
             "training/configs/*.toml",
             "serving/static/*",
+            "evaluation/page/page.*",
             "integrations/comfyui/*.toml",
             "integrations/comfyui/*.txt",
         ]

@@ -5,21 +5,25 @@ Each takes the picture and the truth, (H, W, 3) uint8 of one size. No border is 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
-Plane = NDArray[np.float64]
+from varsr_engine.evaluation.full_reference import WINDOW, psnr_y, ssim_terms
+from varsr_engine.evaluation.luminance import Pixels, Plane, check_pair, luminance
+
+__all__ = [
+    "METRICS",
+    "Pixels",
+    "Plane",
+    "chrominance",
+    "color_error",
+    "gmsd",
+    "high_frequency_energy",
+    "psnr_y",
+    "ssim_y",
+]
 
 GMSD_C = 0.0026  # 170 / 255²: the constant of Xue et al., for luminance in [0, 1]
 LOW_RESOLUTION_NYQUIST = 1 / 8  # cycles per pixel that a picture four times smaller can hold
-
-
-def luminance(rgb: Pixels) -> Plane:
-    """(H, W, 3) uint8 → Y of BT.601 in [16, 235], as papers (MATLAB's rgb2ycbcr) compute it, unrounded."""
-    return 16 + (rgb.astype(np.float64) @ np.array([65.481, 128.553, 24.966])) / 255
 
 
 def full_luminance(rgb: Pixels) -> Plane:
@@ -33,27 +37,15 @@ def chrominance(rgb: Pixels) -> Plane:
     return rgb.astype(np.float64) @ weights.T
 
 
-def psnr_y(picture: Pixels, truth: Pixels) -> float:
-    """10 log₁₀(255² / mean((Y - Y')²)); infinite for equal pictures."""
-    _check(picture, truth)
-    error = float(np.mean((luminance(picture) - luminance(truth)) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
 def ssim_y(picture: Pixels, truth: Pixels) -> float:
     """Mean of (2μμ' + c₁)(2σσ' + c₂) / ((μ² + μ'² + c₁)(σ² + σ'² + c₂)) over Gaussian windows, 11×11 of σ 1.5.
 
-    On Y, c₁ = (0.01·255)², c₂ = (0.03·255)², windows wholly inside the picture. Source: Wang et al. 2004.
+    On unrounded Y, as the paper has it (Wang et al. 2004); that of `varsr eval` is rounded to whole levels and clamped,
+    as pyiqa's is. The results kept in benchmarks/results are of this one.
     """
-    _check(picture, truth)
-    x, y = luminance(picture), luminance(truth)
-    mean_x, mean_y = _gaussian(x), _gaussian(y)
-    var_x = _gaussian(x * x) - mean_x**2
-    var_y = _gaussian(y * y) - mean_y**2
-    covariance = _gaussian(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return float(np.mean(numerator / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))))
+    check_pair("metrics", picture, truth, WINDOW)
+    means, structure = ssim_terms(luminance(picture), luminance(truth))
+    return float(np.mean(means * structure))
 
 
 def gmsd(picture: Pixels, truth: Pixels) -> float:
@@ -61,7 +53,7 @@ def gmsd(picture: Pixels, truth: Pixels) -> float:
 
     On luminance in [0, 1] after 2×2 averaging, c = 0.0026, without the outermost pixels. Source: Xue et al. 2014.
     """
-    _check(picture, truth)
+    check_pair("metrics", picture, truth, WINDOW)
     g, h = (_gradient_magnitude(_halved(full_luminance(image))) for image in (picture, truth))
     return float(np.std((2 * g * h + GMSD_C) / (g * g + h * h + GMSD_C)))
 
@@ -71,37 +63,17 @@ def high_frequency_energy(picture: Pixels, truth: Pixels) -> float:
 
     The mean is taken out and a Hann window applied, so that the borders' jump does not count. 1 is best.
     """
-    _check(picture, truth)
+    check_pair("metrics", picture, truth, WINDOW)
     return _energy_above(full_luminance(picture)) / max(_energy_above(full_luminance(truth)), 1e-12)
 
 
 def color_error(picture: Pixels, truth: Pixels) -> float:
     """Root of the mean squared error of Cb and Cr averaged over 8×8 pixels, in 1/255: hallucinated colour."""
-    _check(picture, truth)
+    check_pair("metrics", picture, truth, WINDOW)
     difference = chrominance(picture) - chrominance(truth)
     h, w = (n // 8 * 8 for n in difference.shape[:2])
     blocks = difference[:h, :w].reshape(h // 8, 8, w // 8, 8, 2).mean(axis=(1, 3))
     return float(np.sqrt(np.mean(blocks**2)))
-
-
-def _check(picture: Pixels, truth: Pixels) -> None:
-    for name, image in (("picture", picture), ("truth", truth)):
-        if image.dtype != np.uint8:
-            raise TypeError(f"metrics: {name} must be uint8, got {image.dtype}")
-        if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < 11:
-            raise ValueError(f"metrics: {name} must be (H, W, 3) of at least 11×11 pixels, got {image.shape}")
-    if picture.shape != truth.shape:
-        raise ValueError(f"metrics: picture must have the shape of the truth {truth.shape}, got {picture.shape}")
-
-
-def _gaussian(plane: Plane, size: int = 11, sigma: float = 1.5) -> Plane:
-    """Gaussian mean of each size×size window inside the plane: (H - size + 1, W - size + 1)."""
-    weights = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * sigma**2))
-    weights /= weights.sum()
-    height, width = (n - size + 1 for n in plane.shape)
-    rows = sum(w * plane[i : i + height] for i, w in enumerate(weights))
-    result: Plane = sum(w * rows[:, i : i + width] for i, w in enumerate(weights))
-    return result
 
 
 def _halved(plane: Plane) -> Plane:

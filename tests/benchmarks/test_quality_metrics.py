@@ -16,10 +16,10 @@ from benchmarks.quality.metrics import (
     color_error,
     gmsd,
     high_frequency_energy,
-    luminance,
     psnr_y,
     ssim_y,
 )
+from varsr_engine.evaluation.luminance import luminance
 
 
 def picture(side: int = 64, seed: int = 0) -> Pixels:
@@ -122,8 +122,9 @@ def test_wrong_pictures(name: str) -> None:
         metric(gray(1, 32), gray(1, 40))
     with pytest.raises(TypeError, match="picture must be uint8"):
         metric(gray(1).astype(np.float32), gray(1))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least 11×11"):
-        metric(gray(1, 8), gray(1, 8))
+    if name != "psnr_y":  # the others have windows
+        with pytest.raises(ValueError, match="at least 11×11"):
+            metric(gray(1, 8), gray(1, 8))
 
 
 def test_against_scikit_image() -> None:

@@ -103,7 +103,7 @@ def _output_extension(ext: str) -> str | None:
 def _expand(text: str, recursive: bool) -> list[_Found]:
     path = Path(text)
     if path.is_dir():
-        return [_Found(p, path, False) for p in sorted(_walk(path, recursive), key=_natural)]
+        return [_Found(p, path, False) for p in sorted(_walk(path, recursive), key=natural_key)]
     if path.exists():
         return [_Found(path, path.parent, True)]
     if not glob.has_magic(text):
@@ -116,7 +116,7 @@ def _expand(text: str, recursive: bool) -> list[_Found]:
         if glob.has_magic(part):
             break
         fixed.append(part)
-    return [_Found(p, Path(*fixed), False) for p in sorted(matches, key=_natural)]
+    return [_Found(p, Path(*fixed), False) for p in sorted(matches, key=natural_key)]
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
@@ -129,7 +129,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in READABLE_EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
-def _natural(path: Path) -> list[list[tuple[int, str]]]:
+def natural_key(path: Path) -> list[list[tuple[int, str]]]:
     """Sort key by which frame2 comes before frame10, and a folder's files stay together."""
     return [[(int(t), t) if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", part) if t] for part in path.parts]
 
