@@ -11,6 +11,7 @@ from varsr_engine import __version__
 from varsr_engine.commands.options import (
     AliasCommand,
     alias_help,
+    params_of,
     parse_backend,
     parse_bytes,
     parse_color_fix,
@@ -40,7 +41,7 @@ def command(**settings: Any) -> Any:
 
 
 SIZE, GENERATION, FILES, MACHINE, MESSAGES = "Size", "Generation", "Files", "Machine", "Messages"
-SERVER, CLUSTER = "Server", "Cluster"
+SERVER, CLUSTER, PAIRS, REPORTS = "Server", "Cluster", "Pairs", "Reports"
 
 Device = Annotated[
     str | None,
@@ -546,7 +547,7 @@ def upscale_dataset(
     Exit codes as for upscale. Needs the extra "ray". See docs/ray.md.
     """
     with exit_codes(verbose=verbose, as_json=as_json):
-        from varsr_engine.commands.upscale_dataset import DatasetRun, params_of, run_upscale_dataset
+        from varsr_engine.commands.upscale_dataset import DatasetRun, run_upscale_dataset
         from varsr_engine.engine.params import EngineConfig
         from varsr_engine.integrations.ray_data import DatasetJob
         from varsr_engine.packaged import default_model
@@ -578,6 +579,165 @@ def upscale_dataset(
             overwrite=overwrite,
         )
         run_upscale_dataset(DatasetRun(job, ray_address, workers, num_cpus, num_gpus, as_json, quiet))
+
+
+@command(name="eval", no_args_is_help=True)
+def eval_command(
+    pairs: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PAIRS]", help="lq/ and gt/ (LR, HR, test_LR, ...), folders of such, or pictures alone."
+        ),
+    ] = None,
+    outputs: Annotated[
+        Path | None,
+        option("--outputs", metavar="FOLDER", help="Score these results instead of running the engine.", panel=PAIRS),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        option("--reference", metavar="FOLDER", help="Another implementation's results: parity PSNR.", panel=PAIRS),
+    ] = None,
+    niqe_params: Annotated[
+        Path | None,
+        option("--niqe-params", metavar="FILE", help="What NIQE knows of good photographs, .npz.", panel=PAIRS),
+    ] = None,
+    synthetic: Annotated[
+        int | None,
+        option("--synthetic", metavar="N", min=1, help="Make N pairs instead of reading PAIRS.", panel=PAIRS),
+    ] = None,
+    make_pairs: Annotated[
+        Path | None, option("--make-pairs", metavar="FOLDER", help="Keep the pairs of --synthetic there.", panel=PAIRS)
+    ] = None,
+    photographs: Annotated[
+        Path | None,
+        option("--photographs", metavar="FOLDER", help="Make them of crops of these images.", panel=PAIRS),
+    ] = None,
+    degradation: Annotated[
+        str,
+        option(
+            "--degradation",
+            metavar="KIND",
+            help="second_order, mild, mild_fixed or hard_fixed.",
+            panel=PAIRS,
+            show_default=True,
+        ),
+    ] = "second_order",
+    side: Annotated[
+        int, option("--side", help="Of the truth of --synthetic, in pixels.", panel=PAIRS, show_default=True)
+    ] = 256,
+    save: Annotated[
+        Path | None, option("--save", metavar="FOLDER", help="Keep the results, as PNG.", panel=FILES)
+    ] = None,
+    csv: Annotated[Path | None, option("--csv", metavar="FILE", help="A line a picture.", panel=REPORTS)] = None,
+    html: Annotated[
+        Path | None,
+        option(
+            "--html",
+            metavar="FILE|FOLDER",
+            help="A page with the pictures: in the .html file itself, or as PNG in a folder.",
+            panel=REPORTS,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace files that exist.", panel=FILES)] = False,
+    scale: Annotated[
+        float | None, option("-s", "--scale", help="Size of the output over the input's. Default: 4.", panel=SIZE)
+    ] = None,
+    tile: Annotated[
+        str | None, option("--tile", metavar="auto|published|off", help="As for upscale. Default: auto.", panel=SIZE)
+    ] = None,
+    model: Annotated[
+        str | None, option("-n", "--model", metavar="MODEL", help="As for upscale.", panel=GENERATION)
+    ] = None,
+    seed: Annotated[
+        str | None, option("--seed", metavar="N", help="An integer, or random. Default: 0.", panel=GENERATION)
+    ] = None,
+    cfg: Annotated[
+        float | None, option("--cfg", help="Strength of guidance. Default: the model's.", panel=GENERATION)
+    ] = None,
+    preset: Annotated[
+        str | None, option("--preset", metavar="quality|balanced|fast", help="Default: quality.", panel=GENERATION)
+    ] = None,
+    steps: Annotated[
+        int | None, option("--steps", help="Of the refiner. Default: the preset's.", panel=GENERATION)
+    ] = None,
+    color_fix: Annotated[
+        str | None,
+        option("--color-fix", metavar="KIND", help="adain, wavelet or none. Default: the model's.", panel=GENERATION),
+    ] = None,
+    fidelity: Annotated[
+        float | None,
+        option("--fidelity", help="Share of the resized input, 0 to 1. Default: the model's.", panel=GENERATION),
+    ] = None,
+    params: Annotated[
+        Path | None,
+        option("--params", metavar="FILE", help="TOML with any fields of UpscaleParams.", panel=GENERATION),
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    backend: BackendName = None,
+    quantization: Quantization = None,
+    numerics: Numerics = None,
+    batch_size: BatchSize = None,
+    memory_budget: MemoryBudget = None,
+    config: Annotated[
+        Path | None, option("--config", metavar="FILE", help="TOML with fields of EngineConfig.", panel=MACHINE)
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Only tables and errors.", panel=MESSAGES)] = False,
+) -> None:
+    """Measure quality: PSNR, SSIM, MS-SSIM, NIQE, parity, seams; LPIPS and others where pyiqa is here with its weights.
+
+    Nothing is downloaded; what cannot be measured is listed with the reason. Exit codes as for upscale.
+    See docs/evaluation.md.
+    """
+    with exit_codes(verbose=verbose, as_json=as_json):
+        from varsr_engine.commands.evaluate import EvaluationRun, run_evaluation
+        from varsr_engine.engine.params import EngineConfig
+
+        chosen = params_of(
+            params,
+            scale=scale,
+            tile=tile,
+            seed=None if seed is None else parse_seed(seed),
+            cfg=cfg,
+            preset=preset,
+            steps=steps,
+            color_fix=parse_color_fix(color_fix),
+            fidelity=fidelity,
+        )
+        run_evaluation(
+            EvaluationRun(
+                pairs=pairs,
+                params=chosen if seed != "random" else chosen.replace(seed=None),
+                config=EngineConfig.resolve(
+                    config,
+                    device=parse_device(device),
+                    dtype=dtype,
+                    backend=parse_backend(backend),
+                    quantization=quantization,
+                    numerics=numerics,
+                    batch_size=batch_size,
+                    memory_budget=parse_bytes(memory_budget),
+                ),
+                model=model,
+                outputs=outputs,
+                reference=reference,
+                save=save,
+                niqe_params=niqe_params,
+                synthetic=synthetic,
+                photographs=photographs,
+                side=side,
+                degradation=degradation,
+                make_pairs=make_pairs,
+                csv=csv,
+                html=html,
+                overwrite=overwrite,
+                as_json=as_json,
+                verbose=verbose,
+                quiet=quiet,
+            )
+        )
 
 
 @command(name="serve")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
 from varsr_engine.errors import InvalidParamsError
+
+if TYPE_CHECKING:
+    from varsr_engine.engine.params import UpscaleParams
 
 # Other spellings of each option; everywhere an underscore may stand for a dash.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -113,3 +119,18 @@ def parse_backend(text: str | None) -> str | None:
 
 def parse_color_fix(text: str | None) -> str | None:
     return "none" if text == "nofix" else text
+
+
+def params_of(file: Path | None, **given: Any) -> UpscaleParams:
+    """What is typed, above a TOML file of UpscaleParams' fields, above their defaults."""
+    from varsr_engine.engine.params import UpscaleParams  # not at the top: most commands need none
+
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text())
+        except OSError as error:
+            raise InvalidParamsError(f"{str(file)!r} cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidParamsError(f"{str(file)!r} is not valid TOML: {error}") from None
+    return UpscaleParams.from_dict(values | {name: value for name, value in given.items() if value is not None})

@@ -6,10 +6,8 @@ import contextlib
 import logging
 import os
 import time
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import typer
@@ -22,7 +20,6 @@ from varsr_engine.commands.terminal import (
     say,
     shown,
 )
-from varsr_engine.engine.params import UpscaleParams
 from varsr_engine.errors import (
     CheckpointMismatchError,
     InvalidParamsError,
@@ -101,19 +98,6 @@ def run_upscale_dataset(run: DatasetRun) -> None:
         except KeyboardInterrupt:
             tally.interrupted = True
     finish(run, tally)
-
-
-def params_of(file: Path | None, **given: Any) -> UpscaleParams:
-    """What is typed, above a TOML file of UpscaleParams' fields, above their defaults."""
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = tomllib.loads(file.read_text())
-        except OSError as error:
-            raise InvalidParamsError(f"{str(file)!r} cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidParamsError(f"{str(file)!r} is not valid TOML: {error}") from None
-    return UpscaleParams.from_dict(values | {name: value for name, value in given.items() if value is not None})
 
 
 def require_ray() -> None:
