@@ -21,6 +21,7 @@ from tests.cli.conftest import files_in
 from tests.engine.test_tiling import picture
 from tests.serving.images import pixels, png
 from varsr_engine.commands import upscale_dataset as command
+from varsr_engine.commands.options import params_of
 from varsr_engine.engine.engine import Engine
 from varsr_engine.engine.params import EngineConfig, UpscaleParams
 from varsr_engine.errors import (
@@ -256,15 +257,15 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parameters_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "params.toml"
     file.write_text("steps = 4\nseed = 1\n")
-    assert command.params_of(file, seed=2, scale=None) == UpscaleParams(steps=4, seed=2)
+    assert params_of(file, seed=2, scale=None) == UpscaleParams(steps=4, seed=2)
     file.write_text("stepz = 4")
     with pytest.raises(InvalidParamsError, match="steps"):
-        command.params_of(file)
+        params_of(file)
     file.write_text("=")
     with pytest.raises(InvalidParamsError, match="not valid TOML"):
-        command.params_of(file)
+        params_of(file)
     with pytest.raises(InvalidParamsError, match="cannot be read"):
-        command.params_of(tmp_path / "none.toml")
+        params_of(tmp_path / "none.toml")
 
 
 class StubDataset:
