@@ -86,6 +86,16 @@ def test_brightness_does_not_count_and_contrast_hardly_does() -> None:
     assert deviation.shape == y.shape and not normalised(np.full((9, 9), 7.0), WINDOW, WINDOW)[0].any()
 
 
+def test_flat_places_are_exactly_zero_and_count_for_neither_side() -> None:
+    """Rounding would give each of them a sign, and scores would depend on the order of sums."""
+    rng = np.random.default_rng(0)
+    flat = np.repeat(np.repeat(rng.uniform(0, 255, (6, 6)), 16, axis=0), 16, axis=1)
+    values, _ = normalised(flat, WINDOW, WINDOW)
+    inner = values.reshape(6, 16, 6, 16)[:, 3:-3, :, 3:-3]
+    assert not inner.any() and np.count_nonzero(values) > 0.5 * values.size
+    assert np.allclose(block_features(flat)[0], block_features(flat + 0.1)[0], rtol=1e-6)
+
+
 def test_half_size_is_an_antialiased_bicubic() -> None:
     y = np.random.default_rng(0).uniform(0, 255, (40, 60))
     ours = half_size(y)

@@ -21,6 +21,7 @@ NUM_FEATURES = 36  # 18 at each of two scales
 WINDOW, SIGMA = 7, 7 / 6  # of the Gaussian that normalises
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # rows, columns that a block is turned by before the product
 _STABILISER = 1.0  # in levels of 8 bits
+_RESIDUE = 1e-9  # of levels: a thousand times what float64 leaves of 255, far below what one level in a corner makes
 
 
 def block_features(y: Plane, across: Plane | None = None, down: Plane | None = None) -> tuple[Plane, Plane]:
@@ -49,7 +50,10 @@ def normalised(y: Plane, down: Plane, across: Plane) -> tuple[Plane, Plane]:
     padded = np.pad(y, len(down) // 2, mode="edge")
     mean = filtered(padded, down, across)
     deviation = np.sqrt(np.abs(filtered(padded * padded, down, across) - mean * mean))
-    return (y - mean) / (deviation + _STABILISER), deviation
+    difference = y - mean
+    # Where a window is flat this is 0, and what rounding leaves would be taken for a sign by `fit_aggd`.
+    difference[np.abs(difference) < _RESIDUE] = 0
+    return difference / (deviation + _STABILISER), deviation
 
 
 def half_size(y: Plane) -> Plane:
