@@ -585,9 +585,7 @@ def upscale_dataset(
 def eval_command(
     pairs: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[PAIRS]", help="lq/ and gt/ (LR, HR, test_LR, ...), folders of such, or pictures alone."
-        ),
+        typer.Argument(metavar="PAIRS", help="lq/ and gt/ (LR, HR, test_LR, ...), folders of such, or pictures alone."),
     ] = None,
     outputs: Annotated[
         Path | None,
