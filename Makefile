@@ -60,7 +60,7 @@ $(HOSTS)/.installed: $(STAMP) constraints-integrations.txt
 	@touch $@
 
 test-integrations: $(HOSTS)/.installed  ## run the integrations on the hosts that can be installed, and check the extras
-	$(HOSTS)/bin/python -m pytest -m 'slow or not slow' tests/integrations $(ARGS)
+	$(HOSTS)/bin/python -m pytest -m 'slow or not slow' tests/integrations tests/benchmarks/test_compare_diffusion.py $(ARGS)
 	$(BIN)/python tests/integrations/check_extras.py
 
 RAY := .venv-ray
