@@ -21,6 +21,7 @@ from varsr_engine.imaging.row_buffer import RowBuffer
 
 Bands = Iterator[Tensor]
 StyleRows = Callable[[int, int], Tensor]  # rows top to bottom of the style, (3, h, W), of the image's size
+WAVELET_COLUMNS = 1024  # corrected at once, beside the WAVELET_REACH more on each side that they see
 SPOOL_BYTES = 32 * 1024 * 1024  # in memory; a larger image waits on the disk for its statistics
 
 
@@ -82,10 +83,21 @@ def _wavelet_bands(bands: Bands, style: StyleRows, height: int) -> Bands:
         if ready <= done:
             continue
         low, high = max(0, done - WAVELET_REACH), min(height, ready + WAVELET_REACH)
-        fixed = wavelet_color_fix(buffer.take(low, high)[None], style(low, high)[None])[0]
-        yield fixed[:, done - low : ready - low]
+        yield _wavelet_rows(buffer.take(low, high), style(low, high), done - low, ready - low)
         done = ready
         buffer.forget(done - WAVELET_REACH)
+
+
+def _wavelet_rows(content: Tensor, style: Tensor, top: int, bottom: int) -> Tensor:
+    """Rows top to bottom of the corrected content, by pieces of columns: the correction takes several copies of a piece."""
+    width = content.shape[2]
+    fixed = content.new_empty(3, bottom - top, width)
+    for left in range(0, width, WAVELET_COLUMNS):
+        right = min(width, left + WAVELET_COLUMNS)
+        low, high = max(0, left - WAVELET_REACH), min(width, right + WAVELET_REACH)
+        piece = wavelet_color_fix(content[None, :, :, low:high], style[None, :, :, low:high])[0]
+        fixed[:, :, left:right] = piece[:, top:bottom, left - low : right - low]
+    return fixed
 
 
 class _Moments:
