@@ -49,6 +49,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="timed calls of each contestant, at most")
     parser.add_argument("--weights", action="append", default=[], metavar="PEER=FOLDER", help="real weights, offline")
     parser.add_argument("--model", help="VARSR's folder or file; random weights if not given")
+    parser.add_argument("--pairs", help="folder of pictures and their truths: also PSNR-Y and SSIM-Y of real weights")
     parser.add_argument("--out", type=Path, help="folder for the result (benchmarks/results/diffusion)")
     parser.add_argument("--commit", help="where there is no git: the commit that is measured")
     mode = parser.add_mutually_exclusive_group()
@@ -56,7 +57,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--check", action="store_true", help="count parameters and arithmetic, and hold them to the table"
     )
     mode.add_argument("--smoke", action="store_true", help="small networks on the CPU; the result is no measurement")
-    mode.add_argument("--cpu", action="store_true", help="a real run on the CPU: only for the peers that it can bear")
     mode.add_argument("--docs", action="store_true", help="rewrite docs/comparison.md")
     parser.add_argument("--worker", nargs=3, metavar=("SETTINGS", "FILE", "COMMAND"), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -104,24 +104,34 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(args: argparse.Namespace, command: str) -> int:
     """All parts one after another, each in a process of its own. This process never touches the GPU."""
-    from benchmarks.diffusion.groups import PARTS, groups_of
+    import torch
+
+    from benchmarks.diffusion.groups import PARTS, QUALITY, groups_of
     from benchmarks.diffusion.peers import PEERS
     from benchmarks.diffusion.results import FOLDER, Results, faults
     from benchmarks.diffusion.settings import Settings
 
-    for what, given, known in (("part", args.part, PARTS), ("peer", args.peers, tuple(PEERS))):
+    named = tuple(entry.partition("=")[0] for entry in args.weights)
+    for entry in args.weights:
+        if not all(entry.partition("=")):
+            sys.exit(f"compare_diffusion: --weights must be PEER=FOLDER, got {entry!r}")
+    names = tuple(PEERS)
+    for what, given, known in (("part", args.part, PARTS), ("peer", args.peers, names), ("peer", named, names)):
         unknown = set(given or ()) - set(known)
         if unknown:
             sys.exit(f"compare_diffusion: a {what} must be one of {', '.join(known)}, got {', '.join(sorted(unknown))}")
-    settings = Settings.small() if args.smoke else Settings(device="cpu" if args.cpu else "cuda")
-    if args.cpu:
-        settings = replace(settings, dtype="fp32", engine_backends=("auto",), engine_fp8=False)
+    if args.pairs and not (args.weights or args.model):
+        sys.exit("compare_diffusion: --pairs asks for real weights; give --weights PEER=FOLDER, --model, or both")
+    if not args.smoke and not torch.cuda.is_available():
+        sys.exit("compare_diffusion: torch sees no CUDA device, and times are a GPU's; --smoke and --check need none")
+    settings = Settings.small() if args.smoke else Settings()
     given = {"peers": args.peers, "dtype": args.dtype, "batches": args.batches, "fewer_rounds": args.rounds}
-    given |= {"weights": tuple(args.weights) or None, "model": args.model}
+    given |= {"weights": tuple(args.weights) or None, "model": args.model, "pairs": args.pairs}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     folder = args.out or (SMOKE_FOLDER if args.smoke else FOLDER)
     path = Results.start(folder, args.smoke, args.commit).path
-    for part in args.part or [part for part in PARTS if groups_of(part, settings)]:
+    parts = args.part or [part for part in PARTS if groups_of(part, settings)]
+    for part in (*parts, *([QUALITY] if args.pairs else [])):
         run_apart(part, settings.to_json(), path, 60 * args.minutes, command)
     results = Results(path)
     results.write()
@@ -137,7 +147,7 @@ def run_apart(part: str, settings: str, path: Path, seconds: float, command: str
 
     line = [sys.executable, "-m", "benchmarks.compare_diffusion", "--worker", settings, str(path), command]
     line += ["--part", part, "--minutes", str(seconds / 60)]
-    process = subprocess.Popen(line, cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(line, start_new_session=True)
     status, error = "ok", ""
     try:
         if process.wait(seconds + GRACE):

@@ -32,6 +32,11 @@ says nothing about quality.
     python -m benchmarks.compare_diffusion             # all parts on a GPU, each with a limit of time
     python -m benchmarks.compare_diffusion --part tiles --peers osediff,adcsr
 
+Real weights say something about quality too. Those of peers whose emulation leaves nothing out of the networks can be
+loaded from a folder in diffusers' layout, with the prompt's embeddings in `prompts.safetensors`; nothing is downloaded:
+
+    python -m benchmarks.compare_diffusion --weights osediff=weights/osediff --model varsr-fp32/ --pairs testset/
+
 ## Rules
 
 - **One process a part, one GPU, one torch.** Contestants take turns in rounds, and the order moves on with each
@@ -53,8 +58,8 @@ says nothing about quality.
 - **Gates.** No time for an output that is not finite, of the wrong shape, constant, or the same for another input, or
   another seed where noise is drawn; nor for one faster than the machine's own matrix product. A change of more than
   {DRIFT:.0%} between the first rounds and the last is flagged.
-- **Memory** is what weights take and what a warm call takes above that; **energy** is the driver's counter over calls
-  in a row, where it can be read.
+- **Memory** is what weights take and what a warm call takes above that, without the pool that a graph keeps.
+  **Energy** is the driver's counter over calls in a row, where it can be read.
 """
 
 

@@ -11,6 +11,7 @@ from benchmarks.diffusion.settings import Settings
 
 ONE_STEP = ("bicubic", "rrdb", "sinsr", "osediff", "s3diff", "tsdsr", "adcsr")
 MULTI_STEP = ("stablesr", "seesr", "diffbir", "resshift15", "resshift4")
+QUALITY = "quality"  # a part without groups, of real weights
 PARTS = ("one-step", "batches", "tiles", "multi-step", "compiled-one-step", "compiled-multi-step")
 
 

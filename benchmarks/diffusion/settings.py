@@ -34,6 +34,7 @@ class Settings:
     peers: tuple[str, ...] | None = None  # None: all of a part
     weights: tuple[str, ...] = ()  # PEER=FOLDER
     model: str | None = None  # of VARSR; None: random weights
+    pairs: str | None = None  # folder of pictures and their truths, for the part `quality`
 
     @classmethod
     def small(cls) -> Settings:

@@ -117,6 +117,17 @@ def smoke_table(group: dict[str, Any]) -> str:
     return markdown(("contestant", "what happened", "what it leaves out"), lines)
 
 
+def quality_table(quality: dict[str, Any], smoke: bool) -> str:
+    """Means over pairs; none of a smoke run."""
+    if smoke:
+        return f"{quality['pairs']} pairs ran."
+    means = quality["means"].items()
+    lines = [[who, f"{mean['psnr_y']:.2f}", f"{mean['ssim_y']:.4f}"] for who, mean in means]
+    text = f"Means of {quality['pairs']} pairs, 8 bits, AdaIN colour fix, no border cut off."
+    left_out = "".join(f"\n- left out: {plain(sentence)}" for sentence in quality["left_out"])
+    return f"{text}\n{left_out}\n\n{markdown(('contestant', 'PSNR-Y, dB', 'SSIM-Y'), lines)}"
+
+
 def where(content: Content) -> str:
     m = content["machine"]
     versions = f"torch {m.get('torch')}, diffusers {m.get('diffusers')}, Triton {m.get('triton')}"
@@ -132,6 +143,8 @@ def part_text(name: str, record: dict[str, Any], smoke: bool) -> str:
         missing = f"; left out: {', '.join(record['left_out'])}" if record.get("left_out") else ""
         parts.append(f"**Not complete ({record['status']}{running}){missing}.** {record.get('error', '')}".strip())
     parts += [note for note in (record.get("peak_note"), record.get("energy_note")) if note]
+    if "quality" in record:
+        parts.append(quality_table(record["quality"], smoke))
     for title, group in record["groups"].items():
         text = smoke_table(group) if smoke else group_table(group, record.get("peak_flop_per_s", {}))
         parts += [f"### {title}, {group['side']} x {group['side']} pixels", text]

@@ -302,6 +302,38 @@ def test_weights_that_no_network_here_fits(tmp_path: Path) -> None:
         PeerContestant(PEERS["osediff"], replace(SMOKE, weights=(f"osediff={tmp_path}",)))
 
 
+def test_quality_of_what_has_real_weights(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from PIL import Image
+
+    from benchmarks.diffusion.quality import measure
+
+    for folder, side in (("lq", 16), ("gt", 64)):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            Image.effect_noise((side, side), 50).convert("RGB").save(tmp_path / folder / f"{name}.png")
+    Image.new("RGB", (17, 17)).save(tmp_path / "lq" / "b.png")
+    found = measure(replace(SMOKE, model=str(varsr_file(tmp_path / "model.safetensors"))), tmp_path)
+    assert found["pairs"] == 1 and list(found["means"]) == ["bicubic", "engine fp32"]
+    assert found["left_out"] == ["b: expected 16 x 16 pixels and a truth 4 times as large"]
+    assert all(5 < mean["psnr_y"] < 30 and -1 < mean["ssim_y"] < 1 for mean in found["means"].values())
+    text = tables.quality_table(found, smoke=False)
+    assert "| bicubic | " in text and "- left out: b: " in text
+    assert "PSNR" not in tables.quality_table(found, smoke=True)
+
+
+def varsr_file(path: Path) -> Path:
+    """A small VARSR with random weights, on the disk."""
+    from benchmarks.diffusion.contestants import varsr_checkpoint
+    from varsr_engine.checkpoint import save_model
+
+    checkpoint = varsr_checkpoint(SMOKE)
+    read = checkpoint.open()
+    tensors = {name: read(name) for name in checkpoint.shapes}
+    return save_model(path, checkpoint.config, tensors, dtype=torch.float32)
+
+
 # --- documents ---------------------------------------------------------------------------------------------------
 
 
@@ -385,8 +417,20 @@ def test_what_authors_report_stands_by_itself() -> None:
 def test_an_unknown_name_is_told(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"a part must be one of one-step, .*, got twostep"):
         compare_diffusion.main(["--smoke", "--part", "twostep", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"a peer must be one of bicubic, .*, got sr3"):
-        compare_diffusion.main(["--smoke", "--peers", "sr3", "--out", str(tmp_path)])
+    for given in (["--peers", "sr3"], ["--weights", "sr3=folder"]):
+        with pytest.raises(SystemExit, match=r"a peer must be one of bicubic, .*, got sr3"):
+            compare_diffusion.main(["--smoke", *given, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="--weights must be PEER=FOLDER, got 'osediff='"):
+        compare_diffusion.main(["--smoke", "--weights", "osediff=", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="--pairs asks for real weights"):
+        compare_diffusion.main(["--smoke", "--pairs", "testset", "--out", str(tmp_path)])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_times_ask_for_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        compare_diffusion.main(["--out", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_overrun_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
