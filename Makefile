@@ -77,8 +77,8 @@ test-ray: $(RAY)/.installed  ## run the tests of Ray, on clusters of this machin
 test-page: $(STAMP)  ## drive the page of `varsr serve` in a headless Chromium (apt-get install chromium)
 	$(BIN)/python -m pytest -m browser tests/page $(ARGS)
 
-bench: $(STAMP)  ## time the engine against the published way of running the network
-	$(BIN)/python -m benchmarks.bench_engine $(ARGS)
+bench: $(STAMP)  ## measure the engine on this CPU against the published way and the machine (15 minutes), and make the docs' tables
+	$(BIN)/python -m benchmarks.cpu_suite $(ARGS)
 
 # mypy runs inside an installed copy, the only place where kernels/ is varsr_engine.kernels.
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy

@@ -1,7 +1,7 @@
 """The engine against the same network run the published way: one process, same weights, interleaved.
 
-    python -m benchmarks.bench_engine                          # the tiny golden network, seconds
-    python -m benchmarks.bench_engine --model FOLDER --repeat 3 --out benchmarks/results/d24-cpu.json
+    python -m benchmarks.bench_engine                            # the tiny golden network, seconds
+    python -m benchmarks.bench_engine --model d24 --repeat 3     # minutes
 
 Both are checked against each other before anything is timed. The last line of stdout is one JSON object.
 """
@@ -23,22 +23,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import describe, median_and_range
+from benchmarks.models import NAMES, open_model
 from benchmarks.published_style import PublishedStyle
-from tests.golden_cases import GOLDEN_FOLDER, load_case, unit
-from varsr_engine.checkpoint import Checkpoint, TensorCheckpoint, open_checkpoint
+from tests.golden_cases import unit
+from varsr_engine.checkpoint import Checkpoint
 from varsr_engine.config import ModelConfig
 from varsr_engine.engine.cost import stage_costs
 from varsr_engine.engine.engine import Engine
 
 Run = Callable[[], dict[str, float]]  # one image; seconds by stage
-
-
-def load(model: str | None) -> tuple[Checkpoint, str]:
-    """The checkpoint to time and its name; None is the tiny golden network."""
-    if model is not None:
-        return open_checkpoint(model), Path(model).name
-    case = load_case(GOLDEN_FOLDER, "tiny")
-    return TensorCheckpoint(case.weights(), case.config, "tiny"), "tiny"
 
 
 class Subject:
@@ -82,16 +75,15 @@ class Subject:
         return {"tokens_equal": equal, "image_relative_error": ((mine - theirs).norm() / theirs.norm()).item()}
 
 
-def peak_memory(model: str | None, which: str) -> int:
+def peak_memory(model: str, which: str) -> int:
     """Peak resident bytes of a fresh process that loads the model and makes two images one way."""
-    command = [sys.executable, "-m", "benchmarks.bench_engine", "--only", which]
-    command += [] if model is None else ["--model", model]
+    command = [sys.executable, "-m", "benchmarks.bench_engine", "--model", model, "--only", which]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return int(out.split()[-1])
 
 
-def run_alone(model: str | None, which: str) -> None:
-    checkpoint, _ = load(model)
+def run_alone(model: str, which: str) -> None:
+    checkpoint, _ = open_model(model, torch.device("cpu"))
     subject = Subject(checkpoint, which)
     run: Run = subject.run_engine if which == "engine" else subject.run_published
     for _ in range(2):
@@ -99,16 +91,21 @@ def run_alone(model: str | None, which: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def measure(subject: Subject, repeat: int, warm_up: int, console: Console) -> tuple[list[dict[str, float]], ...]:
-    """Seconds by stage of `repeat` interleaved runs of the engine and of the baseline."""
+def measure(
+    subject: Subject, repeat: int, warm_up: int, most_seconds: float, console: Console
+) -> tuple[list[dict[str, float]], ...]:
+    """Seconds by stage of `repeat` interleaved runs of the engine and of the baseline; fewer where time is up."""
     mine: list[dict[str, float]] = []
     theirs: list[dict[str, float]] = []
+    start = time.monotonic()
     for i in range(warm_up + repeat):
         a, b = subject.run_engine(), subject.run_published()
         console.print(f"run {i}: engine {sum(a.values()):.3f} s, published style {sum(b.values()):.3f} s")
         if i >= warm_up:
             mine.append(a)
             theirs.append(b)
+            if time.monotonic() - start > most_seconds:
+                break
     return mine, theirs
 
 
@@ -157,9 +154,10 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="model folder or file; default: the tiny golden network")
+    parser.add_argument("--model", default="tiny", help=NAMES)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=1)
+    parser.add_argument("--most-seconds", type=float, default=float("inf"), help="no further round after that")
     parser.add_argument(
         "--memory",
         nargs="+",
@@ -172,11 +170,11 @@ def main() -> None:
     if args.only:
         return run_alone(args.model, args.only)
     console = Console(stderr=True)
-    checkpoint, name = load(args.model)
+    checkpoint, name = open_model(args.model, torch.device("cpu"))
     memory = {which: peak_memory(args.model, which) for which in args.memory} if args.memory else None
     subject = Subject(checkpoint)
     machine = describe(subject.engine.device, subject.engine.dtype)
-    mine, theirs = measure(subject, args.repeat, args.warm_up, console)
+    mine, theirs = measure(subject, args.repeat, args.warm_up, args.most_seconds, console)
     agreement = subject.agreement()
     if agreement["tokens_equal"] < 1 or agreement["image_relative_error"] > 1e-3:
         console.print(f"[red]FAIL[/red]: the two do not agree, no times are reported: {agreement}")
@@ -185,7 +183,7 @@ def main() -> None:
         "benchmark": "engine",
         "model": name,
         "machine": machine,
-        "repeat": args.repeat,
+        "repeat": len(mine),
         **agreement,
         **summarise(subject.config, mine, theirs, machine["gemm_ceiling_gflops"]),
         "peak_bytes": memory,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -58,7 +59,7 @@ def gemm_ceiling(device: torch.device, dtype: torch.dtype, side: int = 4096, rep
 def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "processor": processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": "CUDA" if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -68,6 +69,13 @@ def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         "gemm_ceiling_gflops": round(gemm_ceiling(device, dtype) / 1e9, 1),
     }
+
+
+def results_folder(machine: dict[str, Any]) -> Path:
+    """benchmarks/results/<machine>, of what `describe` says of it: processor, instructions and threads."""
+    threads = f"{machine['threads']} threads" if machine["instructions"] != "CUDA" else ""
+    name = f"{machine['processor']} {machine['instructions']} {threads}".lower()
+    return ROOT / "benchmarks" / "results" / re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
 def median_and_range(values: list[float]) -> dict[str, float]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
+COLOURS = ("#2f81f7", "#e8853a", "#3fb950", "#a371f7", "#db61a2", "#d29922", "#39c5cf", "#8b949e")  # then again
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 320, 60, 20, 50, 40
 STYLE = (
     "text{font:13px sans-serif;fill:#777}.t{font-size:15px}.g{stroke:#8885;stroke-width:1}"
@@ -13,7 +14,7 @@ STYLE = (
 )
 
 
-def line_plot(points: Sequence[tuple[float, float]], title: str, source: str) -> str:
+def line_plot(points: Sequence[tuple[float, float]], title: str, source: str, digits: str = ".0f") -> str:
     """An SVG of points joined by lines, both axes from 0, every point with its value; source: where they come from."""
     far, high = _ceiling(max(x for x, _ in points)), _ceiling(max(y for _, y in points))
 
@@ -23,11 +24,7 @@ def line_plot(points: Sequence[tuple[float, float]], title: str, source: str) ->
             HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y / high,
         )
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
-        f"<title>{escape(title)}</title><style>{STYLE}</style>",
-        f'<text class="t" x="{LEFT}" y="20">{escape(title)}</text><text x="{LEFT}" y="38">{escape(source)}</text>',
-    ]
+    parts = _frame(title, source, HEIGHT)
     for i in range(5):
         (_, y), (x, _) = place(0, high * i / 4), place(far * i / 4, 0)
         parts.append(f'<path class="g" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
@@ -37,8 +34,50 @@ def line_plot(points: Sequence[tuple[float, float]], title: str, source: str) ->
     parts.append(f'<path class="l" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in places)}"/>')
     for (x, y), (_, value) in zip(places, points, strict=True):
         parts.append(f'<circle class="p" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(f'<text x="{x:.1f}" y="{y - 10:.1f}" text-anchor="middle">{value:.0f}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{y - 10:.1f}" text-anchor="middle">{value:{digits}}</text>')
     return "\n".join([*parts, "</svg>", ""])
+
+
+def stacked_bars(bars: Mapping[str, Mapping[str, float]], title: str, source: str) -> str:
+    """An SVG of a bar a name, cut into its parts; a part has one colour in all bars, the largest at the bottom."""
+    totals: dict[str, float] = {}
+    for parts in bars.values():
+        for part, value in parts.items():
+            totals[part] = totals.get(part, 0.0) + value
+    order = sorted(totals, key=lambda part: -totals[part])
+    legend_rows = math.ceil(len(order) / 4)
+    top = TOP + 18 * legend_rows
+    height = HEIGHT + 18 * legend_rows
+    high = _ceiling(max(sum(parts.values()) for parts in bars.values()))
+    scale, width = (height - top - BOTTOM) / high, (WIDTH - LEFT - RIGHT) / len(bars)
+    drawn = _frame(title, source, height)
+    for i in range(5):
+        y = height - BOTTOM - scale * high * i / 4
+        drawn.append(f'<path class="g" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        drawn.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{high * i / 4:g}</text>')
+    for n, part in enumerate(order):
+        x, y, colour = LEFT + 140 * (n % 4), TOP + 18 * (n // 4), COLOURS[n % len(COLOURS)]
+        drawn.append(f'<rect x="{x}" y="{y - 9}" width="10" height="10" fill="{colour}"/>')
+        drawn.append(f'<text x="{x + 14}" y="{y}">{escape(part)}</text>')
+    for n, (name, parts) in enumerate(bars.items()):
+        x, y = LEFT + width * (n + 0.15), float(height - BOTTOM)
+        for part in (part for part in order if part in parts):
+            y -= scale * parts[part]
+            colour, tall = COLOURS[order.index(part) % len(COLOURS)], scale * parts[part]
+            drawn.append(
+                f'<rect x="{x:.1f}" y="{y:.2f}" width="{0.7 * width:.1f}" height="{tall:.2f}" fill="{colour}">'
+                f"<title>{escape(part)}: {parts[part]:.3g}</title></rect>"
+            )
+        drawn.append(f'<text x="{x + 0.35 * width:.1f}" y="{height - 18}" text-anchor="middle">{escape(name)}</text>')
+    return "\n".join([*drawn, "</svg>", ""])
+
+
+def _frame(title: str, source: str, height: int) -> list[str]:
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style>",
+        f'<text class="t" x="{LEFT}" y="20">{escape(title)}</text><text x="{LEFT}" y="38">{escape(source)}</text>',
+    ]
 
 
 def _ceiling(value: float) -> float:

@@ -6,8 +6,8 @@ Starts `varsr serve` (varsr-mini, CPU) on this machine. Each client sends an ima
 next; images have one tile or several, and a seed. An answer is right if it is a 200 with the bytes that the engine
 gives offline for the same image and seed, or a 429 while the queue is full (a client then waits as it is told).
 Memory is the server's, after a tenth of the time and at the end. Then SIGTERM must end it with exit code 0.
-Writes benchmarks/results/serving/<date>-<commit>-<options>.json; progress goes to stderr, the last line of stdout is one JSON
-object, and the exit status is 1 if anything was wrong.
+Writes benchmarks/results/serving/<date>-<commit>-<options>.json; progress goes to stderr, the last line of stdout is
+one JSON object, and the exit status is 1 if anything was wrong.
 """
 
 from __future__ import annotations
