@@ -58,7 +58,6 @@ class Bench:
         self._peaks: dict[str, float] = {}
         self._passed: dict[tuple[object, ...], dict[str, Any]] = {}  # rows of what went through the gates
         self._counted = None if settings.smoke else counts()
-        torch.backends.cudnn.benchmark = True
 
     # --- who -----------------------------------------------------------------------------------------------------
 
@@ -82,7 +81,7 @@ class Bench:
         if group.published or not group.peers:
             found[PUBLISHED_NAME] = lambda: self.published().at(group.level)
         modes = [(self.settings.dtype, backend) for backend in self.settings.engine_backends]
-        if group.level == 2:  # what peers have cost to compile is for the engine that is used
+        if group.level == 2:  # time is short where peers compile, and the engine is the same at every level
             modes = modes[:1]
         if self.settings.engine_fp8:
             modes.append(("fp8", "auto"))

@@ -32,6 +32,7 @@ def machine_facts(settings: Settings) -> dict[str, Any]:
         "triton": triton_version(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
         "tf32_cudnn": torch.backends.cudnn.allow_tf32,
         "matmul_precision": torch.get_float32_matmul_precision(),
@@ -50,6 +51,7 @@ def triton_version() -> str | None:
 def run_part(part: str, settings: Settings, results: Results, seconds: float, argv: str) -> None:
     """Runs the part's groups within the time. Its status stays `running` until it ends, so that a killed one shows."""
     clock, begun = Clock(seconds), time.monotonic()
+    torch.backends.cudnn.benchmark = True  # for peers; the engine sets its own
     results.machine(machine_facts(settings))
     record = results.part(part)
     record |= {"status": "running", "argv": argv, "settings": json.loads(settings.to_json()), "limit_s": seconds}
