@@ -6,11 +6,12 @@ import builtins
 import os
 import pickle
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -506,3 +507,19 @@ def test_the_documented_packages() -> None:
     names = [line.partition("==")[0] for line in pins if not line.startswith("#")]
     assert f"{len(names)} packages, none of which is torch" in " ".join(TEXT.split())
     assert "torch" not in names
+
+
+def test_what_ray_prints_is_no_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its messages come when they like, and stdout is for --json."""
+
+    def said(*args: object, **kwargs: object) -> None:
+        print("(raylet) a message")
+
+    stub = SimpleNamespace(is_initialized=lambda: False, init=said, shutdown=said)
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with command.cluster(None):
+        print("(raylet) another")
+    print("{}")
+    out, err = capsys.readouterr()
+    assert out == "{}\n" and err.count("(raylet)") == 3

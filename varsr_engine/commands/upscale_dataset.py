@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -112,7 +113,10 @@ def require_ray() -> None:
 
 @contextlib.contextmanager
 def cluster(address: str | None) -> Iterator[None]:
-    """Connected to the cluster at an address; None: to one of this machine, which ends with the block."""
+    """Connected to the cluster at an address; None: to one of this machine, which ends with the block.
+
+    What Ray prints within it goes to stderr: stdout is the command's own, for --json.
+    """
     import ray
 
     if ray.is_initialized():
@@ -122,14 +126,15 @@ def cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": LOCAL_STORE}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    except Exception as error:  # Ray has no kind of its own for what goes wrong here
-        raise VarsrError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        except Exception as error:  # Ray has no kind of its own for what goes wrong here
+            raise VarsrError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def take(run: DatasetRun, pending: Pending, tally: Tally) -> None:
