@@ -48,7 +48,7 @@ class Subject:
             self.engine = Engine(checkpoint)
         if which != "engine":
             get = checkpoint.open()
-            self.published = PublishedStyle({name: get(name) for name in checkpoint.shapes}, config)
+            self.published = PublishedStyle({name: get(name).float() for name in checkpoint.shapes}, config)
 
     def run_engine(self) -> dict[str, float]:
         out = self.engine.generate(self.lr, noise=self.noise, top_k=1)

@@ -60,7 +60,7 @@ def main() -> None:
     checkpoint, name = open_model(arguments.model, torch.device("cpu"))
     config, read = checkpoint.config, checkpoint.open()
     engine = Engine(checkpoint)
-    published = PublishedStyle({key: read(key) for key in checkpoint.shapes}, config)
+    published = PublishedStyle({key: read(key).float() for key in checkpoint.shapes}, config)
     machine = describe(engine.device, engine.dtype)
 
     def published_way(lr: torch.Tensor) -> torch.Tensor:

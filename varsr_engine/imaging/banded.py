@@ -89,7 +89,7 @@ def _wavelet_bands(bands: Bands, style: StyleRows, height: int) -> Bands:
 
 
 def _wavelet_rows(content: Tensor, style: Tensor, top: int, bottom: int) -> Tensor:
-    """Rows top to bottom of the corrected content, by pieces of columns: the correction takes several copies of a piece."""
+    """Rows top to bottom of the corrected content, piece by piece of columns: the correction takes several copies."""
     width = content.shape[2]
     fixed = content.new_empty(3, bottom - top, width)
     for left in range(0, width, WAVELET_COLUMNS):
