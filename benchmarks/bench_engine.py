@@ -51,7 +51,7 @@ class Subject:
             self.published = PublishedStyle({name: get(name).float() for name in checkpoint.shapes}, config)
 
     def run_engine(self) -> dict[str, float]:
-        out = self.engine.generate(self.lr, noise=self.noise, top_k=1)
+        out = self.engine.generate(self.lr, noise=self.noise, top_k=1, refiner_temperature=1.0)
         self.engine_image, self.engine_tokens = out.images, out.tokens
         return out.seconds
 

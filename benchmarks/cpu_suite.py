@@ -32,7 +32,7 @@ PARTS: dict[str, Part] = {
         *("--out", str(folder / "engine-varsr-mini.json")),
     ],
     "scaling": lambda folder: ["benchmarks.bench_scaling", "--out", str(folder / "scaling-varsr-mini.json")],
-    "roofline": lambda folder: ["benchmarks.roofline", "--repeat", "3"],
+    "roofline": lambda folder: ["benchmarks.roofline", "--repeat", "2"],
     "d24": lambda folder: [
         *("benchmarks.bench_engine", "--model", "d24", "--repeat", "3", "--warm-up", "0"),
         *("--most-seconds", str(D24_SECONDS), "--out", str(folder / "engine-d24.json")),

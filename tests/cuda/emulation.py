@@ -7,6 +7,7 @@ is built once for each state of the sources, into build/, and imported beside th
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -64,19 +65,18 @@ def _build(target: Path, sources: list[Path]) -> None:
     import pybind11
 
     includes = [f"-I{path}" for path in (HOST, CUDA, pybind11.get_include(), sysconfig.get_paths()["include"])]
-    target.parent.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source: Path) -> str:
-        out = target.parent / f"{source.stem}-{os.getpid()}.o"
+        out = target.parent / f"{target.stem}-{source.stem}.o"
         flags = [*FLAGS, "-O1"] if source.suffix == ".cpp" else FLAGS
         _run([compiler(), "-x", "c++", *flags, *includes, "-c", str(source), "-o", str(out)])
         return str(out)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         objects = list(pool.map(compile_one, sources))
-    unfinished = target.with_suffix(f".{os.getpid()}")
+    unfinished = target.with_suffix(".unfinished")
     _run([compiler(), "-shared", *objects, "-o", str(unfinished)])
-    unfinished.rename(target)  # at once: another process may be building the same
+    unfinished.rename(target)
     for path in objects:
         Path(path).unlink()
 
@@ -85,10 +85,13 @@ def library(name: str, sources: list[Path]) -> Path:
     """The shared library of these sources, built where it is not there yet."""
     contents = b"\0".join(path.read_bytes() for path in (*_files(CUDA), *_files(HOST), Path(__file__)))
     target = BUILT / f"{name}-{hashlib.sha256(contents).hexdigest()[:16]}.so"
-    if not target.exists():
-        for old in BUILT.glob(f"{name}-*"):
-            old.unlink(missing_ok=True)
-        _build(target, sources)
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with open(BUILT / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the tests may want the same
+        if not target.exists():
+            for old in BUILT.glob(f"{name}-*"):
+                old.unlink()
+            _build(target, sources)
     return target
 
 
