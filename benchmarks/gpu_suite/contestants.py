@@ -122,14 +122,14 @@ def flash(module: str) -> Callable[[Named], Any]:
 def searched_convolution(a: Named) -> Any:
     """cuDNN with its own search for the fastest algorithm; without the addition or the activation that follows."""
     weights = a["weights"]
-    with torch.backends.cudnn.flags(benchmark=True):
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # without its first argument flags turns cuDNN off
         return F.conv2d(a["x"], weights.weight, weights.bias, a.get("stride", 1), padding=1)
 
 
 def enlarged_convolution(a: Named) -> Any:
     """As published: the convolution of the enlarged map."""
     weights = a["weights"]
-    with torch.backends.cudnn.flags(benchmark=True):
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         enlarged = F.interpolate(a["x"], scale_factor=2, mode="nearest")
         return F.conv2d(enlarged, weights.weight, weights.bias, padding=1)
 
