@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-full test-gpu test-integrations test-ray test-page bench lint format wheel wheel-cuda clean
+.PHONY: help venv demo test test-full test-gpu test-integrations test-ray test-page bench bench-kernels lint format wheel wheel-cuda clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +79,9 @@ test-page: $(STAMP)  ## drive the page of `varsr serve` in a headless Chromium (
 
 bench: $(STAMP)  ## measure the engine on this CPU against the published way and the machine (15 minutes), and make the docs' tables
 	$(BIN)/python -m benchmarks.cpu_suite $(ARGS)
+
+bench-kernels: $(STAMP)  ## time each kernel beside torch, torch.compile and libraries; ARGS="-k mlp" for one op
+	$(BIN)/python -m pytest benchmarks/kernels --benchmark-quiet $(ARGS)
 
 # mypy runs inside an installed copy, the only place where kernels/ is varsr_engine.kernels.
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy

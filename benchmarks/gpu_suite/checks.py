@@ -109,7 +109,11 @@ def written(call: Call, args: Arguments, backend: Backend) -> list[torch.Tensor]
     """Run the op: its results, FP8 ones as the numbers that they stand for, then the arguments that it wrote."""
     if backend == "torch" and call.op in BY_IMAGE and args[0].dtype == torch.float64:
         return image_by_image(call, args)
-    result = OPS[call.op](*args, backend=backend)
+    return written_by(call, args, OPS[call.op](*args, backend=backend))
+
+
+def written_by(call: Call, args: Arguments, result: Any) -> list[torch.Tensor]:
+    """What a run of the op on these arguments left: in its result, and in the arguments."""
     found = [dequantize(result)] if isinstance(result, QuantizedRows) else tensors_in(result)
     named = by_name(call.op, args)
     return found + [named[name] for name in CHANGED.get(call.op, ())]

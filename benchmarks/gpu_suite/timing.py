@@ -139,7 +139,15 @@ def repeats_for(seconds: float, calls: int) -> int:
 
 
 def interleave(runners: dict[str, Runner], rounds: int, device: torch.device, most_seconds: float) -> dict[str, Any]:
-    """Seconds a call by contestant, each round one turn of each: median, quartiles and their number.
+    """Seconds a call by contestant, in the rounds of `interleaved_rounds`: median, quartiles and their number."""
+    seconds = interleaved_rounds(runners, rounds, device, most_seconds)
+    return {name: {**spread(own), "how": runners[name].how} for name, own in seconds.items()}
+
+
+def interleaved_rounds(
+    runners: dict[str, Runner], rounds: int, device: torch.device, most_seconds: float
+) -> dict[str, list[float]]:
+    """Seconds a call by contestant, of every round, in which each has one turn.
 
     Rounds stop at most_seconds of work, but not before the fifth.
     """
@@ -155,10 +163,7 @@ def interleave(runners: dict[str, Runner], rounds: int, device: torch.device, mo
                 break
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return {
-        name: {**spread([turn() / runners[name].calls for turn in turns[name]]), "how": runners[name].how}
-        for name in runners
-    }
+    return {name: [turn() / runners[name].calls for turn in turns[name]] for name in runners}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
