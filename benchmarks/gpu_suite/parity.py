@@ -92,7 +92,7 @@ def both_ways(checkpoint: Checkpoint, case: GoldenCase, dtype: str, settings: Se
     engine = load_engine(checkpoint, config)
     golden = [case.tensors[f"tokens.{k}"].long().to(device) for k in range(case.config.num_scales)]
     try:
-        with torch.backends.cudnn.flags(allow_tf32=False):  # float32 means float32
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32
             free = generate(engine, case)
             with forced_tokens(engine, golden) as own:
                 fed = generate(engine, case)
