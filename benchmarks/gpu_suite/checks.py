@@ -72,7 +72,7 @@ def backends(call: Call, dtype: str, settings: Settings) -> list[Item]:
 
 def check(call: Call, backend: Backend, settings: Settings) -> Result:
     device = settings.torch_device
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), use_backend(backend):  # weights in the form that it takes
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), use_backend(backend):
         if call.backward:
             return check_gradients(call, backend, device)
         with torch.inference_mode():

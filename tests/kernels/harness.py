@@ -150,7 +150,7 @@ def run_case(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any] |
     if backend == "triton" and DEVICE.type == "cpu" and coarsest_eps(args, kwargs) == torch.finfo(torch.bfloat16).eps:
         pytest.skip("Triton's interpreter truncates to bfloat16, and its dot multiplies the raw bits")
     try:
-        with poisoned_memory(), exact_e4m3(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32
+        with poisoned_memory(), exact_e4m3(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return function(*args, **kwargs, backend=backend)
     except KernelUnavailableError as error:
         if backend == "torch":
