@@ -26,6 +26,7 @@ DATA = {
     "varsr_engine/training/configs/mini-transformer.toml",
     "varsr_engine/integrations/comfyui/pyproject.toml",
     "varsr_engine/integrations/comfyui/requirements.txt",
+    *(f"varsr_engine/evaluation/page/page.{kind}" for kind in ("css", "html", "js")),
     *(f"varsr_engine/serving/static/{path.name}" for path in (ROOT / "varsr_engine/serving/static").iterdir()),
 }
 CPU_KERNELS = {f"varsr_engine/_cpu_{name}.so" for name in ("avx2", "avx512")}
