@@ -779,7 +779,7 @@ def serve_command(
             "--numerics",
             metavar="KIND",
             help="fast, or batch_invariant: the same bits whatever shares a batch. Default: batch_invariant on a CPU, "
-            "where it costs next to nothing, fast on a GPU.",
+            "fast on a GPU.",
             panel=MACHINE,
         ),
     ] = None,
