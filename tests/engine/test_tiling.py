@@ -41,7 +41,7 @@ from varsr_engine.engine.tiling import (
     tile_grid,
     tiles_per_pass,
 )
-from varsr_engine.errors import ImageTooLargeError, InvalidParamsError, ResourceExhaustedError
+from varsr_engine.errors import ImageTooLargeError, InvalidParamsError, RequestCancelled, ResourceExhaustedError
 from varsr_engine.imaging import resize_alpha, resize_rgb, to_network_input
 from varsr_engine.imaging.color import color_fix
 from varsr_engine.model.varsr import VARSR
@@ -486,3 +486,18 @@ def test_an_error_leaves_no_file(engine: Engine, tmp_path: Path, monkeypatch: py
     with pytest.raises(RuntimeError, match="the device is gone"):
         engine.upscale_to(picture(23, 17), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_told_and_may_be_the_last(engine: Engine, tmp_path: Path) -> None:
+    """on_rows hears how far the file is; what it raises ends the call, and leaves no file."""
+    source, heard = picture(23, 17), list[tuple[int, int]]()
+    report, _ = engine.upscale_to(source, tmp_path / "a.png", on_rows=lambda done, total: heard.append((done, total)))
+    rows = [done for done, _ in heard]
+    assert rows == sorted(set(rows)) and heard[-1] == (report.size[1], report.size[1])
+
+    def enough(done: int, total: int) -> None:
+        raise RequestCancelled("enough")
+
+    with pytest.raises(RequestCancelled):
+        engine.upscale_to(source, tmp_path / "b.png", on_rows=enough)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,29 @@ def test_bounds_cancelling_and_the_end(serving: Any, photo: bytes, tmp_path: Pat
         assert eventually(lambda: server.client.get(third).json()["status"] == "running")
     assert list(tmp_path.iterdir()) == []
     hold[0] = False
+    engine.close()
+
+
+def test_deleting_ends_the_decoding_too(serving: Any, tmp_path: Path) -> None:
+    engine, decoding = engine_of(), threading.Event()
+    upscale_to = engine.upscale_to
+
+    def slow(*arguments: Any, on_rows: Any, **settings: Any) -> Any:
+        def rows(done: int, total: int) -> None:
+            decoding.set()
+            while True:
+                on_rows(done, total)
+                time.sleep(0.01)
+
+        return upscale_to(*arguments, on_rows=rows, **settings)
+
+    engine.upscale_to = slow  # type: ignore[method-assign]
+    with serving(engine, job_folder=str(tmp_path)) as server:
+        job = create(server, encoded(picture(23, 17), "PNG")).headers["location"]
+        assert decoding.wait(60)
+        assert server.client.delete(job).status_code == 204
+        assert eventually(lambda: server.service.budget.held == 0)
+        assert list(tmp_path.glob(f"{PREFIX}*/*.png")) == []
     engine.close()
 
 

@@ -15,7 +15,7 @@ from varsr_engine.checkpoint import Checkpoint, TensorCheckpoint, open_checkpoin
 from varsr_engine.engine.generation import StageClock
 from varsr_engine.engine.large_image import LargeImage
 from varsr_engine.engine.params import EngineConfig, UpscaleParams
-from varsr_engine.engine.pictures import OnTiles
+from varsr_engine.engine.pictures import OnRows, OnTiles
 from varsr_engine.engine.planning import UpscalePlan, plan_of
 from varsr_engine.engine.queued import QueuedEngine
 from varsr_engine.engine.result import UpscaleReport, UpscaleResult
@@ -127,11 +127,13 @@ class Engine(QueuedEngine):
         overwrite: bool = False,
         on_stage: OnStage | None = None,
         on_tiles: OnTiles | None = None,
+        on_rows: OnRows | None = None,
         **changes: Any,
     ) -> tuple[UpscaleReport, list[str]]:
         """Upscale one image into a file, completely or not at all; the format comes from the extension.
 
         A PNG or TIFF of several tiles is written while it is decoded: its pixels are never in memory all at once.
+        on_rows is then called with the rows that are written and how many there are; what it raises ends the call.
         Returns how it was upscaled, and what the format could not keep, as sentences. Otherwise as `upscale`; raises
         what `write_picture` raises.
         """
@@ -150,6 +152,8 @@ class Engine(QueuedEngine):
             with PictureRows(file, replace(picture, alpha=alpha), size, format) as written:
                 for rows in self._finished(large, latents[0], params, warnings):
                     written.write(rows)
+                    if on_rows is not None:
+                        on_rows(written.rows, size[1])
             clock("decoder")
         seconds |= clock.seconds
         report = UpscaleReport(**self._report(picture, params, seed, seconds, len(grid), large.seam_score, warnings))

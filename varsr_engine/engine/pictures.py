@@ -37,6 +37,7 @@ from varsr_engine.imaging.color import color_fix
 from varsr_engine.imaging.picture import FloatArray
 
 OnTiles = Callable[[int, int], None]  # (tiles done, tiles in all)
+OnRows = Callable[[int, int], None]  # (rows written, rows in all)
 
 
 class PictureEngine(TensorEngine):

@@ -32,7 +32,7 @@ class PictureRows:
         self._stream = STREAMS[format](
             file, size, channels, sixteen_bit=self._deep, icc_profile=source.icc_profile, exif=source.exif
         )
-        self._top = 0
+        self.rows = 0  # written
 
     def __enter__(self) -> PictureRows:
         return self
@@ -46,7 +46,7 @@ class PictureRows:
     def write(self, rgb: FloatArray) -> None:
         """The next rows (h, W, 3) in [0, 1]."""
         color = luma(rgb)[..., None] if self._gray else rgb
-        bottom = self._top + len(rgb)
+        bottom = self.rows + len(rgb)
         if self._deep:
             self._stream.write(to_uint16(color))
         else:
@@ -54,14 +54,14 @@ class PictureRows:
             if self._alpha is not None:
                 samples = np.concatenate([samples, to_uint8(self._alpha_rows(bottom))[..., None]], axis=2)
             self._stream.write(np.ascontiguousarray(samples))
-        self._top = bottom
+        self.rows = bottom
 
     def _alpha_rows(self, bottom: int) -> FloatArray:
         assert self._alpha is not None
         if self._alpha.size == self._size:
-            return np.asarray(self._alpha)[self._top : bottom]
+            return np.asarray(self._alpha)[self.rows : bottom]
         width, height = self._alpha.size
         y = height / self._size[1]
-        box = (0.0, self._top * y, float(width), min(bottom * y, height))
-        size = self._size[0], bottom - self._top
+        box = (0.0, self.rows * y, float(width), min(bottom * y, height))
+        size = self._size[0], bottom - self.rows
         return np.clip(np.asarray(self._alpha.resize(size, Image.Resampling.LANCZOS, box=box)), 0, 1)

@@ -53,7 +53,7 @@ class Job:
         self._engine, self._data = engine, data
 
     def run(self, folder: Path) -> None:
-        """Upscale into the folder. Raises RequestCancelled after `cancelled` is set, at the next stage."""
+        """Upscale into the folder. Raises RequestCancelled after `cancelled` is set, at the next stage or rows."""
         path = folder / f"{self.id}.{self.format}"
         data, self._data = self._data, b""
 
@@ -65,9 +65,12 @@ class Job:
             self._check()
             self.tiles_done = done
 
+        def on_rows(done: int, _: int) -> None:
+            self._check()
+
         self._check()
         self.report, _ = self._engine.upscale_to(
-            data, path, self.params, quality=self.quality, on_stage=on_stage, on_tiles=on_tiles
+            data, path, self.params, quality=self.quality, on_stage=on_stage, on_tiles=on_tiles, on_rows=on_rows
         )
         self.tiles_done = self.report.tiles
         self.size = path.stat().st_size
