@@ -167,12 +167,18 @@ def stage_plot(result: dict[str, Any]) -> str:
         parts["host"] = max(0.0, 1e3 * result["stage_s"][stage]["median"] - sum(parts.values()))
     short = {stage: stage.replace("scale.", "") for stage in bars}
     title = f"{result['model']}: ms of each stage (scales by number) by op, batch {result['batch']}"
-    return stacked_bars({short[stage]: parts for stage, parts in bars.items()}, title, where(result))
+    return stacked_bars({short[stage]: parts for stage, parts in bars.items()}, title, briefly(result))
+
+
+def briefly(result: dict[str, Any]) -> str:
+    m = result["machine"]
+    on = f"{m['processor']} ({m['instructions']}), {m['threads']} threads"
+    return f"{on}, {m['dtype']}, commit {m['commit']}, {m['date']}"
 
 
 def latency_plot(result: dict[str, Any]) -> str:
     points = [(float(batch), row["median"]) for batch, row in result["latency_s"].items()]
-    return line_plot(points, f"{result['model']}: seconds of a batch against its images", where(result), ".2f")
+    return line_plot(points, f"{result['model']}: seconds of a batch against its images", briefly(result), ".2f")
 
 
 def plots() -> dict[str, str]:
