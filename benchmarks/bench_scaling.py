@@ -53,7 +53,7 @@ def compare(mine: Callable[[], Any], theirs: Callable[[], Any], images: int, rep
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="varsr-mini", help=NAMES)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the JSON object to this file")
     arguments = parser.parse_args()
