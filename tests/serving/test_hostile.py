@@ -57,7 +57,8 @@ def exchange(port: int, case: Case) -> tuple[int, dict[str, str], bytes, float]:
         return CLOSED, {}, b"", seconds
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return int(first.split()[1]), headers, body, seconds
+    length = int(headers.get("content-length", len(body)))  # beyond it: the answer to what follows the request
+    return int(first.split()[1]), headers, body[:length], seconds
 
 
 def _whole(answer: bytes) -> bool:
