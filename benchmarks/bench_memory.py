@@ -118,7 +118,7 @@ def measure(megapixels: float, every_tile: bool) -> dict[str, Any]:
 def newest() -> dict[str, Any]:
     """The results of the last run."""
     files = [json.loads(path.read_text()) for path in FOLDER.glob("*.json")]
-    return max((f for f in files if "tiles_run" in f["images"][0]), key=lambda f: f["date"])
+    return max((f for f in files if "tiles_run" in f["images"][0]), key=lambda f: (f["date"], f.get("time", "")))
 
 
 def plot() -> None:
@@ -161,6 +161,7 @@ def main() -> None:
                 "commit": started_at,
             },
             "date": time.strftime("%Y-%m-%d"),
+            "time": time.strftime("%H:%M"),
             "model": "varsr-mini",
             "images": sorted(rows, key=lambda row: row["megapixels"]),
         }
