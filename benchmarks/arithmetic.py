@@ -7,7 +7,6 @@ and convolutions of `published_style` on tensors without values. Both know nothi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from unittest import mock
 
@@ -15,6 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_suite.calls import record_image
+from benchmarks.gpu_suite.model import NOT_RUN
 from benchmarks.published_style import PublishedStyle
 from tests.aot.published import FakeCheckpoint
 from varsr_engine.config import ModelConfig
@@ -60,7 +60,7 @@ def published_flops(config: ModelConfig, batch: int = 1) -> int:
     """Of `batch` guided images the published way: products and convolutions, 2 a multiply-add."""
     checkpoint = FakeCheckpoint(config, torch.float32)
     read = checkpoint.open()
-    network = PublishedStyle(_without_encoder(checkpoint.shapes, read), config)
+    network = PublishedStyle({name: read(name) for name in checkpoint.shapes if not name.startswith(NOT_RUN)}, config)
     side, steps = config.image_side, config.refiner_steps + 1
     lr = torch.empty(batch, 3, side, side, device=META)
     noise = torch.empty(steps, batch, config.latent_side**2, config.latent_channels, device=META)
@@ -72,9 +72,3 @@ def published_flops(config: ModelConfig, batch: int = 1) -> int:
     ):
         network.generate(lr, [0] * batch, config.guidance_scale, noise=noise, top_k=1)
     return counter.get_total_flops()
-
-
-def _without_encoder(names: Mapping[str, object], read: object) -> dict[str, torch.Tensor]:
-    """The tensors that turn an image into its super-resolution: the autoencoder's first half is for training."""
-    assert callable(read)
-    return {name: read(name) for name in names if not name.startswith(("vae.encoder.", "vae.quant_conv."))}

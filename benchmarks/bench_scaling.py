@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,26 +20,22 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu_suite.engine_times import wall
 from benchmarks.machine import describe, median_and_range
 from benchmarks.models import NAMES, open_model
 from benchmarks.published_style import PublishedStyle
 from varsr_engine.engine.engine import Engine
 from varsr_engine.training.synthetic import dead_leaves
 
+CPU = torch.device("cpu")
 ENLARGED = 2  # times a tile's side, so that the grid has several rows and columns
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def compare(mine: Callable[[], Any], theirs: Callable[[], Any], images: int, repeat: int, what: str) -> dict[str, Any]:
     """Seconds of an image and the ratio, each round a run of both; the first round warms up."""
     pairs = []
     for turn in range(repeat + 1):
-        pair = seconds(mine), seconds(theirs)
+        pair = wall(mine, CPU), wall(theirs, CPU)
         print(f"{what}, round {turn} of {repeat}: {pair[0]:.2f} s, {pair[1]:.2f} s", file=sys.stderr, flush=True)
         pairs.append(pair)
     return {
@@ -57,7 +52,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the JSON object to this file")
     arguments = parser.parse_args()
-    checkpoint, name = open_model(arguments.model, torch.device("cpu"))
+    checkpoint, name = open_model(arguments.model, CPU)
     config, read = checkpoint.config, checkpoint.open()
     engine = Engine(checkpoint)
     published = PublishedStyle({key: read(key).float() for key in checkpoint.shapes}, config)

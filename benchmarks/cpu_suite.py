@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import tables
-from benchmarks.machine import ROOT, describe, results_folder
+from benchmarks.machine import ROOT, identity, results_folder
 from varsr_engine.engine.memory import available_bytes
 
 D24_BYTES = 14 * 10**9  # both implementations on the same weights, in float32
@@ -52,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
-    folder = results_folder(describe(torch.device("cpu"), torch.float32))
+    folder = results_folder(identity(torch.device("cpu")))
     failed = []
     for part in arguments.parts:
         start = time.monotonic()

@@ -56,11 +56,18 @@ def gemm_ceiling(device: torch.device, dtype: torch.dtype, side: int = 4096, rep
     return 2 * side**3 / min(times[1:])
 
 
-def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def identity(device: torch.device) -> dict[str, Any]:
+    """Processor, instructions and threads: what `results_folder` is named for."""
     return {
         "processor": processor(),
         "instructions": "CUDA" if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+    }
+
+
+def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        **identity(device),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit(),

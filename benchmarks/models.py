@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_suite.model import KeptCheckpoint, RandomCheckpoint
+from benchmarks.gpu_suite.model import NOT_RUN, KeptCheckpoint, RandomCheckpoint
 from tests.golden_cases import GOLDEN_FOLDER, load_case
 from varsr_engine.checkpoint import Checkpoint, TensorCheckpoint, open_checkpoint
 from varsr_engine.config import ModelConfig
 
 NAMES = "varsr-mini, tiny (the golden network), d24 (random weights), a folder or a file"
-NOT_RUN = ("vae.encoder.", "vae.quant_conv.")  # for training
 
 
 def open_model(name: str, device: torch.device) -> tuple[Checkpoint, str]:

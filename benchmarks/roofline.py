@@ -19,7 +19,6 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -27,6 +26,7 @@ from unittest import mock
 import torch
 
 from benchmarks.arithmetic import OpCost, op_costs, published_flops
+from benchmarks.gpu_suite.engine_times import wall
 from benchmarks.machine import describe, median_and_range, results_folder
 from benchmarks.models import NAMES, open_model
 from varsr_engine.config import ModelConfig
@@ -41,17 +41,8 @@ def copy_ceiling(device: torch.device, repeats: int = 5) -> float:
     """Bytes/s of a large copy, those read and those written; the best of several."""
     source = torch.ones(COPIED[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    best = min(timed(lambda: target.copy_(source), device) for _ in range(repeats + 1))
+    best = min(wall(lambda: target.copy_(source), device) for _ in range(repeats + 1))
     return 2 * source.numel() / best
-
-
-def timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until the device is done."""
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def lr_batch(config: ModelConfig, batch: int, device: torch.device) -> torch.Tensor:
@@ -109,7 +100,7 @@ def latencies(engine: Engine, batches: list[int], repeat: int) -> dict[str, Any]
         engine.generate(lr, seed=0)  # warm-up
     for turn in range(repeat):
         for batch, lr in inputs.items():
-            runs[batch].append(timed(partial(engine.generate, lr, seed=0), engine.device))
+            runs[batch].append(wall(partial(engine.generate, lr, seed=0), engine.device))
         spent = ", ".join(f"batch {batch} {done[-1]:.3f} s" for batch, done in runs.items())
         print(f"round {turn + 1} of {repeat}: {spent}", file=sys.stderr, flush=True)
     return {str(batch): median_and_range(done) for batch, done in runs.items()}

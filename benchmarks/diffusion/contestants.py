@@ -19,7 +19,7 @@ from benchmarks.diffusion.methods import Pictures
 from benchmarks.diffusion.peers import Peer
 from benchmarks.diffusion.settings import Settings
 from benchmarks.diffusion.weights import load_weights
-from benchmarks.gpu_suite.model import RandomCheckpoint, engine_config, load_engine
+from benchmarks.gpu_suite.model import NOT_RUN, RandomCheckpoint, engine_config, load_engine
 from benchmarks.gpu_suite.settings import Settings as SuiteSettings
 from benchmarks.gpu_suite.work import NotRun
 from benchmarks.published_style import PublishedStyle
@@ -174,8 +174,8 @@ class PublishedContestant:
         self._level = 0
         checkpoint = varsr_checkpoint(settings)
         read, start = checkpoint.open(), time.perf_counter()
-        skipped, device = ("vae.encoder.", "vae.quant_conv."), settings.torch_device
-        tensors = {n: read(n).to(device, torch.float32) for n in checkpoint.shapes if not n.startswith(skipped)}
+        device = settings.torch_device
+        tensors = {n: read(n).to(device, torch.float32) for n in checkpoint.shapes if not n.startswith(NOT_RUN)}
         self._config, autocast = checkpoint.config, device.type == "cuda"
         self._model = PublishedStyle(tensors, self._config, autocast=autocast)
         modules = (self._model.transformer, self._model.autoencoder)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_suite.engine_times import wait, wall
-from benchmarks.gpu_suite.model import RandomCheckpoint, engine_config, load_engine, random_input
+from benchmarks.gpu_suite.model import NOT_RUN, RandomCheckpoint, engine_config, load_engine, random_input
 from benchmarks.gpu_suite.parity import psnr
 from benchmarks.gpu_suite.settings import Settings
 from benchmarks.gpu_suite.timing import spread
@@ -34,8 +34,7 @@ class Rivals:
         self.settings, self.device, self.compiled = settings, settings.torch_device, ""
         checkpoint = RandomCheckpoint(settings.config, self.device)
         read = checkpoint.open()
-        skipped = ("vae.encoder.", "vae.quant_conv.")
-        tensors = {name: read(name) for name in checkpoint.shapes if not name.startswith(skipped)}
+        tensors = {name: read(name) for name in checkpoint.shapes if not name.startswith(NOT_RUN)}
         autocast = self.device.type == "cuda"
         self.published = PublishedStyle(tensors, settings.config, autocast=autocast)
         self.engine: Engine = load_engine(checkpoint, engine_config(self.device, settings.compute_dtype))

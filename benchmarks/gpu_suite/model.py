@@ -18,6 +18,7 @@ from varsr_engine.errors import KernelUnavailableError
 from varsr_engine.model.shapes import state_shapes
 
 SEED = 20
+NOT_RUN = ("vae.encoder.", "vae.quant_conv.")  # names of the autoencoder's first half, which is for training
 TYPICAL_SCALE, LARGE_SCALE = (1.386, 0.25), (2.7, 0.25)  # mean and deviation of log attention scales: 4, and 15
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.forcing import forced_tokens
-from benchmarks.gpu_suite.model import KeptCheckpoint, engine_config, load_engine
+from benchmarks.gpu_suite.model import NOT_RUN, KeptCheckpoint, engine_config, load_engine
 from benchmarks.gpu_suite.settings import Settings, torch_dtype
 from benchmarks.gpu_suite.work import Clock, Item, NotRun, Result
 from tests.golden_cases import GOLDEN_FOLDER, GoldenCase, load_case, parameter
@@ -61,7 +61,7 @@ def loaded(folder: Path, name: str, device: torch.device) -> tuple[GoldenCase, C
     tensors = {
         key: torch.from_numpy(parameter(case.seed, key.removeprefix("transformer."), shape)).to(device)
         for key, shape in state_shapes(case.config).items()
-        if not key.startswith(("vae.encoder.", "vae.quant_conv."))
+        if not key.startswith(NOT_RUN)
     }
     return case, KeptCheckpoint(tensors, case.config, name)
 
