@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from varsr_engine.cli.options import ALIASES, BACKENDS, FLAGS, canonical_arguments, parse_bytes
 from varsr_engine.commands import upscale as command
-from varsr_engine.commands.options import ALIASES, BACKENDS, FLAGS, canonical_arguments, parse_bytes
 from varsr_engine.dispatch import ORDER
 from varsr_engine.errors import InvalidParamsError
 

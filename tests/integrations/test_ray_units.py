@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from tests.cli.conftest import files_in
 from tests.engine.test_tiling import picture
 from tests.serving.images import pixels, png
+from varsr_engine.cli.options import params_of
 from varsr_engine.commands import upscale_dataset as command
-from varsr_engine.commands.options import params_of
 from varsr_engine.engine.engine import Engine
 from varsr_engine.engine.params import EngineConfig, UpscaleParams
 from varsr_engine.errors import (
