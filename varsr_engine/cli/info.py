@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import typer
+
 from varsr_engine.cli import shared
 from varsr_engine.cli.app import command, option
 from varsr_engine.commands.terminal import exit_codes
@@ -11,7 +13,9 @@ from varsr_engine.commands.terminal import exit_codes
 
 @command()
 def info(
-    model: shared.Model = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The model to describe. Default: as for upscale.")
+    ] = None,
     memory: Annotated[
         bool, option("--memory", help="Only the memory that batches take on a GPU, and the largest that fits.")
     ] = False,
