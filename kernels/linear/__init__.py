@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from varsr_engine.dispatch import Op, active_backend
+from varsr_engine.kernels import cpu_library
 from varsr_engine.kernels.linear import cpu_kernel
 from varsr_engine.kernels.linear.reference import linear_reference
 from varsr_engine.kernels.panels import check_weight
@@ -30,7 +31,7 @@ def who_multiplies() -> str:
     """Whose products the engine runs on this CPU, and why, as `varsr info` prints it."""
     reason = cpu_kernel.why_not_packed(torch.empty(96, 96))
     if reason is None:
-        return "csrc/cpu/product.cpp on weights packed at load, as there is AVX-512"
+        return f"csrc/cpu/product.cpp ({cpu_library.instructions()}) on weights packed at load"
     return f"torch's library on weights as they lie in the file: {reason}"
 
 

@@ -1,4 +1,4 @@
-"""Products on the CPU: by torch's library, or on packed weights by csrc/cpu/product.cpp where that is faster."""
+"""Products on the CPU: on packed weights by csrc/cpu/product.cpp, by torch's library on others."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ def why_not_packed(weight: torch.Tensor, parts: int = 1) -> str | None:
     reason = cpu.why_not(weight)
     if reason is not None:
         return reason
-    if cpu.instructions() != "AVX512":
-        return "without AVX-512 torch's library multiplies as fast"  # docs/performance-log.md: 0.94 to 1.08
     (N, K), P = weight.shape, cpu.call("panel_width")
     if N % (parts * P) != 0 or K % P != 0:
         return f"a weight of {N // parts} x {K} is not made of panels of {P} rows and multiples of {P} columns"
