@@ -3,31 +3,15 @@
 #include <cmath>
 #include <cstdint>
 
+#include "finish.h"
 #include "simd.h"
 
 namespace {
-
-using varsr::exp_nonpositive;
 
 // Rows below which waking a second thread costs more than it saves (measured on two Zen 3 cores: about 5 us a region).
 constexpr int64_t kMinFloatsPerThread = 1 << 14;
 
 inline bool worth_threads(int64_t rows, int64_t width) { return rows > 1 && rows * width >= 2 * kMinFloatsPerThread; }
-
-// 1 / (1 + e^-x), from the exponential of -|x|, which cannot overflow.
-inline __m256 sigmoid(__m256 x) {
-  const __m256 one = _mm256_set1_ps(1.0f);
-  const __m256 decay = exp_nonpositive(_mm256_or_ps(x, _mm256_set1_ps(-0.0f)));
-  return _mm256_div_ps(_mm256_blendv_ps(one, decay, x), _mm256_add_ps(one, decay));
-}
-
-inline __m256 silu(__m256 x) { return _mm256_mul_ps(x, sigmoid(x)); }
-
-// x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3): the tanh form of GELU, rearranged to one exponential.
-inline __m256 gelu(__m256 x) {
-  const __m256 cubic = _mm256_mul_ps(_mm256_set1_ps(0.044715f), _mm256_mul_ps(x, _mm256_mul_ps(x, x)));
-  return _mm256_mul_ps(x, sigmoid(_mm256_mul_ps(_mm256_set1_ps(1.5957691216057308f), _mm256_add_ps(x, cubic))));
-}
 
 inline float sum_squares(const float* x, int64_t n, float mean) {
   __m256 total = _mm256_setzero_ps();
@@ -78,29 +62,18 @@ void varsr_cpu_modulated_norm(const float* x, const float* norm_weight, const fl
   }
 }
 
-// x[r] = activation(x[r] + bias), in place; kind 0: GELU (tanh form), 1: SiLU.
-void varsr_cpu_bias_activation(float* x, const float* bias, int64_t rows, int64_t width, int64_t kind) {
+// What follows a product that torch's library made: out = finished sums (R, N); see finish.h.
+void varsr_cpu_finish(const float* sums, const float* bias, int64_t kind, const float* residual, const float* gate,
+                      int64_t gate_stride, int64_t rows_per, float* out, int64_t rows, int64_t width) {
+  const varsr::Finish finish{bias, residual, gate, gate_stride, rows_per, out, width};
+  varsr::for_kind(kind, [&](auto known) {
+    constexpr varsr::Kind kKind = decltype(known)::value;
 #pragma omp parallel for if (worth_threads(rows, width))
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < width; i += 8) {
-      const __m256 y = _mm256_add_ps(_mm256_loadu_ps(x + r * width + i), _mm256_loadu_ps(bias + i));
-      _mm256_storeu_ps(x + r * width + i, kind == 0 ? gelu(y) : silu(y));
+    for (int64_t r = 0; r < rows; ++r) {
+      const varsr::Finish::Row to = finish.row<kKind>(r);
+      for (int64_t i = 0; i < width; i += 8) finish.store_finished<kKind>(_mm256_loadu_ps(sums + r * width + i), to, i);
     }
-  }
-}
-
-// out[r] = residual[r] + gate[r / rows_per] * (update[r] + bias); out may be residual.
-void varsr_cpu_gated_add(const float* residual, const float* update, const float* bias, const float* gate,
-                         int64_t gate_stride, int64_t rows_per, float* out, int64_t rows, int64_t width) {
-#pragma omp parallel for if (worth_threads(rows, width))
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* g = gate + r / rows_per * gate_stride;
-    for (int64_t i = 0; i < width; i += 8) {
-      const __m256 u = _mm256_add_ps(_mm256_loadu_ps(update + r * width + i), _mm256_loadu_ps(bias + i));
-      const __m256 old = _mm256_loadu_ps(residual + r * width + i);
-      _mm256_storeu_ps(out + r * width + i, _mm256_fmadd_ps(_mm256_loadu_ps(g + i), u, old));
-    }
-  }
+  });
 }
 
 // dst[b, h, l] = source[b, l, h] + bias[h]; where cos is given, normalised to length scale[h] (1 if null) and rotated.

@@ -1,11 +1,12 @@
-// Products with a weight: c = a w^T + bias, for a weight in packed panels.
+// Products with a weight in packed panels, and what follows them (finish.h).
 //
-// A panel holds kColumns rows of the weight side by side, [K][kColumns]. A thread takes a share of the panels, packs a
-// block of rows of `a` into tiles that stay in its second-level cache, and multiplies each panel with all of them while
-// the panel's part is in the first. Sums of up to kChunk products come together in registers and are then added to c:
-// one running sum over thousands would round worse.
+// A panel holds kColumns rows of the weight side by side, [K][kColumns]. A thread packs a block of rows of `a` into
+// tiles that stay in its second-level cache, and multiplies each panel with all of them while the panel's part is in
+// the first. Sums of up to kChunk products come together in registers and are then added to those before: one running
+// sum over thousands would round worse. Only finished sums leave the caches.
 #include <omp.h>
 
+#include "finish.h"
 #include "simd.h"
 
 namespace varsr {
@@ -29,45 +30,69 @@ void pack_rows(const float* a, int64_t K, int64_t first, int64_t count, int64_t 
   }
 }
 
-// c[rows][kColumns] = sums + bias, or c += sums where a sum was begun before.
-inline void add_tile(const TileSums& sums, const float* bias, bool begun, int64_t rows, float* c, int64_t width) {
-  const Vec zero = broadcast(0.0f);
-  const Vec left = bias ? load(bias) : zero, right = bias ? load(bias + kLanes) : zero;
+inline void store_tile(const TileSums& sums, float* to) {
 #pragma GCC unroll 14
-  for (int row = 0; row < kRows; ++row, c += width) {
-    if (row == rows) return;
-    store(c, sums.left[row] + (begun ? load(c) : left));
-    store(c + kLanes, sums.right[row] + (begun ? load(c + kLanes) : right));
+  for (int row = 0; row < kRows; ++row, to += kColumns) {
+    store(to, sums.left[row]);
+    store(to + kLanes, sums.right[row]);
   }
 }
 
-struct Product {
-  const float *a, *panels, *bias;
-  float* c;
-  int64_t M, N, K;
+inline void add_tile(const float* from, TileSums& sums) {
+#pragma GCC unroll 14
+  for (int row = 0; row < kRows; ++row, from += kColumns) {
+    sums.left[row] = sums.left[row] + load(from);
+    sums.right[row] = sums.right[row] + load(from + kLanes);
+  }
+}
 
-  void share(int64_t panel0, int64_t panel1) const {
-    static thread_local Scratch<float> scratch;
-    const int64_t block = kGroups * kRows, all_tiles = K / kColumns;
-    float* packed = scratch.get(std::min(kDepth, all_tiles) * kGroups * kTile);
-    for (int64_t first = 0; first < M; first += block)
+template <Kind kKind>
+struct Product {
+  const float *a, *panels;
+  int64_t M, N, K;
+  Finish finish;
+
+  // Rows row0..row1 of the panels panel0..panel1. A deep product keeps the sums of a block of rows between its depths.
+  void share(int64_t row0, int64_t row1, int64_t panel0, int64_t panel1) const {
+    static thread_local Scratch<float> packed_rows, unfinished;
+    const int64_t all_tiles = K / kColumns, kept = all_tiles > kDepth ? panel1 - panel0 : 1;
+    float* packed = packed_rows.get(std::min(kDepth, all_tiles) * kGroups * kTile);
+    float* sums = unfinished.get(kept * kGroups * kTile);
+    for (int64_t first = row0; first < row1; first += kGroups * kRows)
       for (int64_t tile = 0; tile < all_tiles; tile += kDepth) {
-        const int64_t count = std::min(block, M - first), tiles = std::min(kDepth, all_tiles - tile);
+        const int64_t count = std::min(kGroups * kRows, row1 - first), tiles = std::min(kDepth, all_tiles - tile);
         pack_rows(a, K, first, count, tile * kColumns, tiles, packed);
-        for (int64_t panel = panel0; panel < panel1; ++panel) multiply(packed, first, count, tile, tiles, panel);
+        for (int64_t panel = panel0; panel < panel1; ++panel)
+          multiply(packed, first, count, tile, tiles, panel, sums + (panel - panel0) % kept * kGroups * kTile);
       }
   }
 
-  void multiply(const float* packed, int64_t first, int64_t count, int64_t tile, int64_t tiles, int64_t panel) const {
+  void multiply(const float* packed, int64_t first, int64_t count, int64_t tile, int64_t tiles, int64_t panel,
+                float* unfinished) const {
     for (int64_t start = 0; start < tiles; start += kChunk) {
       const int chunk = static_cast<int>(std::min(kChunk, tiles - start));
       const float* columns = panels + (panel * K + (tile + start) * kColumns) * kColumns;
+      const bool begun = tile + start > 0, last = (tile + start + chunk) * kColumns == K;
       for (int64_t row = 0; row < count; row += kRows) {
         TileSums sums;
         multiply_tiles<true>(chunk, packed + (row / kRows * tiles + start) * kTile, columns, sums);
-        add_tile(sums, bias ? bias + panel * kColumns : nullptr, tile + start > 0, std::min<int64_t>(kRows, count - row),
-                 c + (first + row) * N + panel * kColumns, N);
+        float* kept = unfinished + row * kColumns;
+        if (begun) add_tile(kept, sums);
+        if (last)
+          finish_tile(sums, first + row, std::min<int64_t>(kRows, count - row), panel * kColumns);
+        else
+          store_tile(sums, kept);
       }
+    }
+  }
+
+  void finish_tile(const TileSums& sums, int64_t row, int64_t rows, int64_t column) const {
+#pragma GCC unroll 14
+    for (int i = 0; i < kRows; ++i) {
+      if (i == rows) return;
+      const Finish::Row to = finish.template row<kKind>(row + i);
+      finish.template store_finished<kKind>(sums.left[i], to, column);
+      finish.template store_finished<kKind>(sums.right[i], to, column + kLanes);
     }
   }
 };
@@ -92,15 +117,24 @@ extern "C" void varsr_cpu_pack_panels(const float* weight, float* panels, int64_
       }
 }
 
-// c (M, N) = a (M, K) w^T + bias; bias may be null. N and K are multiples of the panel width, rows are contiguous.
-extern "C" void varsr_cpu_product(const float* a, const float* panels, const float* bias, float* c, int64_t M,
-                                  int64_t N, int64_t K) {
-  const varsr::Product product{a, panels, bias, c, M, N, K};
-  const int64_t count = N / varsr::kColumns;
-  const bool alone = 2 * M * N * K < varsr::kMinParallelFlops;
+// out (M, N) = finished a (M, K) w^T; see finish.h. N and K are multiples of the panel width, rows are contiguous.
+// Threads share the rows, so that each packs only its own, or where there are few rows the panels.
+extern "C" void varsr_cpu_product(const float* a, const float* panels, const float* bias, int64_t kind,
+                                  const float* residual, const float* gate, int64_t gate_stride, int64_t rows_per,
+                                  float* out, int64_t M, int64_t N, int64_t K) {
+  using namespace varsr;
+  for_kind(kind, [&](auto known) {
+    const Product<decltype(known)::value> product{
+        a, panels, M, N, K, {bias, residual, gate, gate_stride, rows_per, out, N}};
+    const int64_t count = N / kColumns, groups = ceil_div(M, kRows);
+    const bool alone = 2 * M * N * K < kMinParallelFlops;
 #pragma omp parallel if (!alone)
-  {
-    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
-    product.share(count * thread / team, count * (thread + 1) / team);
-  }
+    {
+      const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+      if (groups >= team * kGroups)
+        product.share(groups * thread / team * kRows, std::min(M, groups * (thread + 1) / team * kRows), 0, count);
+      else
+        product.share(0, M, count * thread / team, count * (thread + 1) / team);
+    }
+  });
 }

@@ -19,6 +19,10 @@ inline __m256 fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c
 inline __m256 fnma(__m256 a, __m256 b, __m256 c) { return _mm256_fnmadd_ps(a, b, c); }
 inline __m256 min(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
 inline __m256 max(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+inline __m256 div(__m256 a, __m256 b) { return _mm256_div_ps(a, b); }
+// -|x|, and what of the two the sign of x asks for: the sign of a NaN too.
+inline __m256 negative_abs(__m256 x) { return _mm256_or_ps(x, _mm256_set1_ps(-0.0f)); }
+inline __m256 by_sign(__m256 x, __m256 negative, __m256 positive) { return _mm256_blendv_ps(positive, negative, x); }
 // x * 2^n for n in the low bits of `shifted`.
 inline __m256 add_exponent(__m256 x, __m256 shifted) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
@@ -47,6 +51,11 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }
 inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+inline Vec negative_abs(Vec x) { return _mm512_or_ps(x, _mm512_set1_ps(-0.0f)); }
+inline Vec by_sign(Vec x, Vec negative, Vec positive) {
+  return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), positive, negative);
+}
 inline Vec add_exponent(Vec x, Vec shifted) {
   const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), exponent));
@@ -161,6 +170,24 @@ inline V exp_ps(V x) {
 template <typename V>
 inline V exp_nonpositive(V x) {
   return exp_in_range(max(like(x, -80.0f), x));
+}
+
+// 1 / (1 + e^-x), from the exponential of -|x|, which cannot overflow.
+template <typename V>
+inline V sigmoid(V x) {
+  const V one = like(x, 1.0f), decay = exp_nonpositive(negative_abs(x));
+  return div(by_sign(x, decay, one), one + decay);
+}
+
+template <typename V>
+inline V silu(V x) {
+  return x * sigmoid(x);
+}
+
+// x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3): the tanh form of GELU, rearranged to one exponential.
+template <typename V>
+inline V gelu(V x) {
+  return x * sigmoid(like(x, 1.5957691216057308f) * (x + like(x, 0.044715f) * (x * (x * x))));
 }
 
 // A tile: 6 x 16 (AVX2) or 14 x 32 (AVX-512) sums fill the registers, beside two vectors of columns and a broadcast.

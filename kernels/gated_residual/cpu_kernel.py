@@ -1,11 +1,11 @@
-"""gated_residual on the CPU: a product, then bias, gate and addition in one sweep (csrc/cpu/fused.cpp)."""
+"""gated_residual on the CPU: a product that ends with bias, gate and addition (csrc/cpu/finish.h)."""
 
 from __future__ import annotations
 
 import torch
 
 from varsr_engine.kernels import cpu_library as cpu
-from varsr_engine.kernels.linear.cpu_kernel import product
+from varsr_engine.kernels.linear.cpu_kernel import gated_product
 
 
 def why_not(
@@ -30,20 +30,6 @@ def gated_residual_cpu(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     out = torch.empty_like(residual) if out is None else out
-    x = x.flatten(0, 1)
-    update = product(x, weight, cpu.scratch("product", x.shape[0], residual.shape[-1]))
-    gated_add(residual, update, bias, gate, max(residual.shape[1], 1), out)
+    rows, rows_per = x.flatten(0, 1), max(residual.shape[1], 1)
+    gated_product(residual.flatten(0, 1), rows, weight, bias, gate, rows_per, out.flatten(0, 1))
     return out
-
-
-def gated_add(
-    residual: torch.Tensor,
-    update: torch.Tensor,
-    bias: torch.Tensor,
-    gate: torch.Tensor,
-    rows_per: int,
-    out: torch.Tensor,
-) -> None:
-    """out[r] = residual[r] + gate[r // rows_per] * (update[r] + bias); update (R, C), all rows contiguous."""
-    gate, (R, C) = cpu.rows_contiguous(gate), update.shape
-    cpu.call("gated_add", residual, update, bias.contiguous(), gate, gate.stride(0), rows_per, out, R, C)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from varsr_engine.kernels import cpu_library as cpu
-from varsr_engine.kernels.panels import is_packed, matrix_shape
+from varsr_engine.kernels.panels import is_packed
+
+# What the library does with a product's sums: `Kind` of csrc/cpu/finish.h.
+ACTIVATIONS = {"none": 0, "gelu": 1, "silu": 2}
+PLAIN, GATED = 0, 3
 
 
 def why_not_packed(weight: torch.Tensor, parts: int = 1) -> str | None:
@@ -27,14 +33,53 @@ def pack(weight: torch.Tensor) -> torch.Tensor:
     return panels
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """out = x W^T + bias for x (M, K), a weight in either form and contiguous out (M, N)."""
+def product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: Literal["none", "gelu", "silu"] = "none",
+) -> torch.Tensor:
+    """out = activation(x W^T + bias) for x (M, K), a weight in either form and contiguous out (M, N)."""
+    return _product(x, weight, out, bias, ACTIVATIONS[activation])
+
+
+def gated_product(
+    residual: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    gate: torch.Tensor,
+    rows_per: int,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """out[r] = residual[r] + gate[r // rows_per] * (x W^T + bias)[r]; contiguous residual and out (M, N), or one."""
+    gate = cpu.rows_contiguous(gate)
+    return _product(x, weight, out, bias, GATED, residual, gate, gate.stride(0), rows_per)
+
+
+def _product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    bias: torch.Tensor | None,
+    kind: int,
+    residual: torch.Tensor | None = None,
+    gate: torch.Tensor | None = None,
+    gate_stride: int = 0,
+    rows_per: int = 1,
+) -> torch.Tensor:
+    (M, K), N = x.shape, out.shape[1]
+    finish = (None if bias is None else bias.contiguous(), kind, residual, gate, gate_stride, rows_per, out)
     if is_packed(weight):
-        N, K = matrix_shape(weight)
-        bias = None if bias is None else bias.contiguous()
-        cpu.call("product", x.contiguous(), weight.contiguous(), bias, out, x.shape[0], N, K)
-        return out
-    return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+        cpu.call("product", x.contiguous(), weight.contiguous(), *finish, M, N, K)
+    elif kind == PLAIN:
+        torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+    else:
+        in_place = residual is None or residual.data_ptr() != out.data_ptr()
+        sums = out if in_place else cpu.scratch("product", M, N)
+        cpu.call("finish", torch.mm(x, weight.t(), out=sums), *finish, M, N)
+    return out
 
 
 def why_not(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor | None = None) -> str | None:

@@ -1,4 +1,4 @@
-"""refiner_block on the CPU: two products between three sweeps of csrc/cpu/fused.cpp."""
+"""refiner_block on the CPU: a sweep (csrc/cpu/fused.cpp) and two products."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import torch
 
 from varsr_engine.kernels import cpu_library as cpu
 from varsr_engine.kernels.adaln.cpu_kernel import modulated_norm
-from varsr_engine.kernels.gated_residual.cpu_kernel import gated_add
-from varsr_engine.kernels.linear.cpu_kernel import product
-from varsr_engine.kernels.mlp.cpu_kernel import bias_activation
+from varsr_engine.kernels.linear.cpu_kernel import gated_product, product
 from varsr_engine.kernels.refiner_block.reference import RefinerBlockWeights
 
 
@@ -38,8 +36,5 @@ def refiner_block_cpu(
     w, out = weights, torch.empty_like(x) if out is None else out
     h = cpu.scratch("normalised", *x.shape)
     modulated_norm(x, w.norm_weight.contiguous(), w.norm_bias.contiguous(), scale, shift, 1, eps, h)
-    hidden = product(h, w.in_weight, cpu.scratch("product", *x.shape))
-    bias_activation(hidden, w.in_bias, "silu")
-    update = product(hidden, w.out_weight, h)
-    gated_add(x, update, w.out_bias, gate, 1, out)
-    return out
+    hidden = product(h, w.in_weight, cpu.scratch("hidden", *x.shape), w.in_bias, "silu")
+    return gated_product(x, hidden, w.out_weight, w.out_bias, gate, 1, out)
