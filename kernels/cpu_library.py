@@ -87,16 +87,25 @@ _scratch = threading.local()
 
 def why_not(*tensors: torch.Tensor, width: int = LANES) -> str | None:
     """Why the CPU kernels cannot run on these tensors, or None. `width`: floats that are processed in one go."""
+    reason = why_not_on(*tensors)
+    if reason is not None:
+        return reason
+    for tensor in tensors:
+        if tensor.dtype is not torch.float32:
+            return f"only float32 is compiled, a tensor is {tensor.dtype}"
+    if width % LANES != 0:
+        return f"a width of {width} is not a multiple of {LANES}"
+    return None
+
+
+def why_not_on(*tensors: torch.Tensor) -> str | None:
+    """Why there is no library for these tensors' devices, or None."""
     loaded, reason = _load()
     if loaded is None:
         return reason
     for tensor in tensors:
         if not tensor.is_cpu:
             return f"a tensor is on {tensor.device}, not on the CPU"
-        if tensor.dtype is not torch.float32:
-            return f"only float32 is compiled, a tensor is {tensor.dtype}"
-    if width % LANES != 0:
-        return f"a width of {width} is not a multiple of {LANES}"
     return None
 
 

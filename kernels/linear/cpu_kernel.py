@@ -44,6 +44,11 @@ def product(
     return _product(x, weight, out, bias, ACTIVATIONS[activation])
 
 
+def activate(x: torch.Tensor, bias: torch.Tensor, activation: Literal["gelu", "silu"], out: torch.Tensor) -> None:
+    """out = activation(x + bias) for contiguous x and out (M, N)."""
+    cpu.call("finish", x, bias.contiguous(), ACTIVATIONS[activation], None, None, 0, 1, out, *x.shape)
+
+
 def gated_product(
     residual: torch.Tensor,
     x: torch.Tensor,

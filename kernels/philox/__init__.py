@@ -6,12 +6,14 @@ import torch
 
 from varsr_engine.dispatch import Op
 from varsr_engine.kernels import cuda_backend
+from varsr_engine.kernels.philox import cpu_kernel
 from varsr_engine.kernels.philox.reference import philox_normal_reference
 from varsr_engine.kernels.spec import check_dtype, check_ndim, check_shape
 from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("philox_normal")
 _op.register("torch", philox_normal_reference)
+_op.register("cpu", cpu_kernel.philox_normal_cpu, cpu_kernel.why_not)
 _op.register("triton", *lazily("varsr_engine.kernels.philox.triton_kernel", "philox_normal_triton"))
 _op.register(
     "cuda",

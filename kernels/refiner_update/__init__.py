@@ -6,6 +6,7 @@ import torch
 
 from varsr_engine.dispatch import Op
 from varsr_engine.kernels import cuda_backend
+from varsr_engine.kernels.refiner_update import cpu_kernel
 from varsr_engine.kernels.refiner_update.reference import DenoiseStep as DenoiseStep
 from varsr_engine.kernels.refiner_update.reference import Noise as Noise
 from varsr_engine.kernels.refiner_update.reference import refiner_update_reference
@@ -14,6 +15,7 @@ from varsr_engine.kernels.triton_backend import lazily
 
 _op = Op("refiner_update")
 _op.register("torch", refiner_update_reference)
+_op.register("cpu", cpu_kernel.refiner_update_cpu, cpu_kernel.why_not)
 _op.register("triton", *lazily("varsr_engine.kernels.refiner_update.triton_kernel", "refiner_update_triton"))
 _op.register(
     "cuda",
