@@ -28,7 +28,7 @@ Part = Callable[[Path], list[str]]
 
 PARTS: dict[str, Part] = {
     "mini": lambda folder: [
-        *("benchmarks.bench_engine", "--model", "varsr-mini", "--repeat", "5"),
+        *("benchmarks.bench_engine", "--model", "varsr-mini", "--repeat", "9"),
         *("--out", str(folder / "engine-varsr-mini.json")),
     ],
     "scaling": lambda folder: ["benchmarks.bench_scaling", "--out", str(folder / "scaling-varsr-mini.json")],
