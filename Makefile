@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-full test-gpu test-integrations test-ray test-page bench bench-kernels lint format wheel wheel-cuda clean
+.PHONY: help venv demo test test-full test-gpu test-page test-integrations test-comparison test-extras test-ray bench bench-kernels lint format wheel wheel-cuda clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP)  ## create .venv with the pinned dependencies and this package, editable
 
@@ -59,8 +59,13 @@ $(HOSTS)/.installed: $(STAMP) constraints-integrations.txt
 	@$(PIP_HOSTS) -c constraints-integrations.txt --no-deps spandrel
 	@touch $@
 
-test-integrations: $(HOSTS)/.installed  ## run the integrations on the hosts that can be installed, and check the extras
-	$(HOSTS)/bin/python -m pytest -m 'slow or not slow' tests/integrations tests/benchmarks/test_compare_diffusion.py $(ARGS)
+test-integrations: $(HOSTS)/.installed  ## run the integrations, and their docs' snippets, on the hosts that can be installed
+	$(HOSTS)/bin/python -m pytest -m 'slow or not slow' tests/integrations $(ARGS)
+
+test-comparison: $(HOSTS)/.installed  ## check the diffusion models of benchmarks/, small and at full size (minutes)
+	$(HOSTS)/bin/python -m pytest -m 'slow or not slow' tests/benchmarks/test_compare_diffusion.py $(ARGS)
+
+test-extras: $(STAMP)  ## ask pip what each extra would install: none may bring another torch (minutes)
 	$(BIN)/python tests/integrations/check_extras.py
 
 RAY := .venv-ray

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,9 +52,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("\n".join(line for line in pins if not line.startswith(RELAXED)))
-        for extra in EXTRAS:
-            for given in (constraints, None):
-                found = would_install([*PROJECT["dependencies"], *requirements(extra)], given)
+        cases = [(extra, given) for extra in EXTRAS for given in (constraints, None)]
+        with ThreadPoolExecutor(4) as pool:  # pip mostly waits for the index
+            answers = pool.map(
+                lambda case: would_install([*PROJECT["dependencies"], *requirements(case[0])], case[1]), cases
+            )
+            for (extra, given), found in zip(cases, answers, strict=True):
                 changed = {name: found[name] for name in KEPT if name in found}
                 how = "with the pins" if given else "without pins"
                 print(f"{extra}, {how}: {len(found)} packages, torch {changed.get('torch', 'kept')}", flush=True)
