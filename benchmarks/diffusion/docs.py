@@ -33,9 +33,11 @@ says nothing about quality.
     python -m benchmarks.compare_diffusion --part tiles --peers osediff,adcsr
 
 Real weights say something about quality too. Those of peers whose emulation leaves nothing out of the networks can be
-loaded from a folder in diffusers' layout, with the prompt's embeddings in `prompts.safetensors`; nothing is downloaded:
+loaded, from a folder in diffusers' layout with the prompt's embeddings in `prompts.safetensors`, or, of RRDBNet, from
+the file that Real-ESRGAN publishes; nothing is downloaded:
 
     python -m benchmarks.compare_diffusion --weights osediff=weights/osediff --model varsr-fp32/ --pairs testset/
+    python -m benchmarks.compare_diffusion --weights rrdb=RealESRGAN_x4plus.pth --pairs testset/ --part one-step
 
 ## Rules
 

@@ -34,7 +34,7 @@ class Peer:
     macs: float  # 10^9
     paper_parameters: float | None = None  # millions
     paper_macs: float | None = None  # 10^9
-    loadable: bool = True  # whether real weights exist in diffusers' layout for exactly these networks
+    loadable: bool = True  # whether real weights exist for exactly these networks
 
 
 PEERS = {
@@ -59,7 +59,6 @@ PEERS = {
             16.70,
             293.7,
             16.70,
-            loadable=False,
         ),
         Peer(
             "stablesr",

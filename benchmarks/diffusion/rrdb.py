@@ -5,6 +5,8 @@ Source: Wang et al., "ESRGAN" (ECCV Workshops 2018). Written from the paper.
 
 from __future__ import annotations
 
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,3 +62,15 @@ class RRDBNet(nn.Module):
         for up in self.ups:
             x = activation(up(F.interpolate(x, scale_factor=2, mode="nearest")))
         return self.conv_last(activation(self.conv_hr(x)))
+
+
+def own_name(published: str, blocks: int) -> str:
+    """A tensor's name here, by its name in the weights that Real-ESRGAN publishes."""
+    body = re.fullmatch(r"body\.(\d+)\.rdb(\d)\.conv(\d)\.(\w+)", published)
+    if body is not None:
+        block, dense, conv = int(body[1]), int(body[2]) - 1, int(body[3]) - 1
+        return f"body.{block}.blocks.{dense}.convs.{conv}.{body[4]}"
+    up = re.fullmatch(r"conv_up(\d)\.(\w+)", published)
+    if up is not None:
+        return f"ups.{int(up[1]) - 1}.{up[2]}"
+    return published.replace("conv_body", f"body.{blocks}")

@@ -1,4 +1,4 @@
-"""A peer's real weights from a folder in diffusers' layout, offline, in the place of random ones."""
+"""A peer's real weights in the place of random ones, offline: diffusers' folders, and Real-ESRGAN's own file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.diffusion.costs import parameters_of
-from benchmarks.diffusion.methods import Method
+from benchmarks.diffusion.methods import Method, Regression
 from benchmarks.diffusion.peers import PEERS, Peer
+from benchmarks.diffusion.rrdb import RRDBNet, own_name
 
 PROMPTS = "prompts.safetensors"  # embeddings by the name of the method's buffer: prompt, negative, pooled
 
@@ -19,12 +20,16 @@ PROMPTS = "prompts.safetensors"  # embeddings by the name of the method's buffer
 def load_weights(method: Method, peer: Peer, folder: Path) -> None:
     """Load every network of the method from <folder>/<unet, vae, ...>/, and its prompts from prompts.safetensors.
 
+    Of RRDBNet it is no folder but the published file, .pth (of which only tensors are read) or .safetensors.
     Raises ValueError where the peer is an emulation that no published weights fit, FileNotFoundError for what is
     missing, and what diffusers raises for a damaged file. Nothing is downloaded.
     """
     if not peer.loadable:
         able = ", ".join(other.name for other in PEERS.values() if other.loadable)
         raise ValueError(f"weights: {peer.name} has no published weights for the networks here; these have: {able}")
+    if isinstance(method, Regression):
+        load_rrdb(method.net, folder)
+        return
     for name, part in list(method.named_children()):
         setattr(method, name, loaded(part, folder / name))
     prompts = {name: buffer for name, buffer in method.named_buffers(recurse=False) if name != "times"}
@@ -43,6 +48,23 @@ def loaded(part: nn.Module, folder: Path) -> nn.Module:
             f"weights: {str(folder)!r} must hold {parameters_of(part)} parameters, got {parameters_of(found)}"
         )
     return found.eval().requires_grad_(False)
+
+
+def load_rrdb(net: RRDBNet, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"weights: expected the file {str(path)!r}, such as RealESRGAN_x4plus.pth; it is not there"
+        )
+    if path.suffix == ".safetensors":
+        tensors = load_file(path)
+    else:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = tensors.get("params_ema", tensors.get("params", tensors))
+    blocks = len(net.body) - 1
+    try:
+        net.load_state_dict({own_name(name, blocks): tensor for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise ValueError(f"weights: {str(path)!r} is not RRDBNet of {blocks} blocks: {error}") from None
 
 
 def load_prompts(method: Method, buffers: dict[str, torch.Tensor], path: Path) -> None:

@@ -291,11 +291,40 @@ def test_real_weights_in_the_place_of_random_ones(tmp_path: Path) -> None:
     assert loaded.facts["weights"] == "real"
 
 
+def test_the_file_that_real_esrgan_publishes(tmp_path: Path) -> None:
+    """Its names, under the key of its averaged weights; what is missing or is another network is named."""
+    from dataclasses import replace
+
+    from benchmarks.diffusion.rrdb import own_name
+
+    path = tmp_path / "RealESRGAN.pth"
+    settings = replace(SMOKE, weights=(f"rrdb={path}",), seed=7)
+    with pytest.raises(FileNotFoundError, match=r"such as RealESRGAN_x4plus\.pth; it is not there"):
+        PeerContestant(PEERS["rrdb"], settings)
+    net: Any = PEERS["rrdb"].build(settings.sizes).net
+    blocks = len(net.body) - 1
+    convs = [(i, j, k) for i in range(blocks) for j in (1, 2, 3) for k in (1, 2, 3, 4, 5)]
+    published = [f"body.{i}.rdb{j}.conv{k}" for i, j, k in convs]
+    published += ["conv_first", "conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"]
+    names = [f"{name}.{part}" for name in published for part in ("weight", "bias")]
+    own = {name: own_name(name, blocks) for name in names}
+    assert sorted(own.values()) == sorted(net.state_dict())
+    tensors = {name: net.state_dict()[own[name]] for name in names}
+    torch.save({"params_ema": tensors}, path)
+    loaded = PeerContestant(PEERS["rrdb"], settings)
+    x = torch.rand(1, 3, 8, 8)
+    assert loaded.facts["weights"] == "real"
+    assert torch.equal(loaded._method.net.to("cpu", torch.float32)(x), net.eval()(x))
+    torch.save({"params_ema": {name: tensors[name] for name in names[2:]}}, path)
+    with pytest.raises(ValueError, match=f"is not RRDBNet of {blocks} blocks"):
+        PeerContestant(PEERS["rrdb"], settings)
+
+
 def test_weights_that_no_network_here_fits(tmp_path: Path) -> None:
     from dataclasses import replace
 
     with pytest.raises(
-        ValueError, match="seesr has no published weights for the networks here; these have: osediff, tsdsr"
+        ValueError, match="seesr has no published weights for the networks here; these have: rrdb, osediff, tsdsr"
     ):
         PeerContestant(PEERS["seesr"], replace(SMOKE, weights=(f"seesr={tmp_path}",)))
     with pytest.raises(FileNotFoundError, match="vae"):
