@@ -82,19 +82,20 @@ void varsr_cpu_finish(const float* sums, const float* bias, int64_t kind, const 
 void varsr_cpu_denoise(const float* cond, int64_t cond_stride, const float* uncond, const float* ratio, const float* x,
                        const float* noise, float* out, int64_t rows, int64_t rows_per, int64_t Z, float x0_from_x,
                        float x0_from_eps, float mean_from_x0, float mean_from_x, float log_beta, float log_beta_tilde) {
-  const __m256 one = _mm256_set1_ps(1.0f), half = _mm256_set1_ps(0.5f);
+  const auto all = [](float value) { return _mm256_set1_ps(value); };
+  const __m256 one = all(1.0f), half = all(0.5f);
 #pragma omp parallel for if (worth_threads(rows, Z))
   for (int64_t r = 0; r < rows; ++r) {
-    const __m256 t = _mm256_set1_ps(ratio[r / rows_per]);
+    const __m256 t = all(ratio[r / rows_per]);
     for (int64_t i = 0; i < Z; i += 8) {
       const float* c = cond + r * cond_stride + i;
       const __m256 state = _mm256_loadu_ps(x + r * Z + i);
       const __m256 eps = (one + t) * _mm256_loadu_ps(c) - t * _mm256_loadu_ps(uncond + r * Z + i);
-      const __m256 x0 = varsr::max(-one, varsr::min(one, _mm256_set1_ps(x0_from_x) * state - _mm256_set1_ps(x0_from_eps) * eps));
-      __m256 y = _mm256_set1_ps(mean_from_x0) * x0 + _mm256_set1_ps(mean_from_x) * state;
+      const __m256 x0 = varsr::max(-one, varsr::min(one, all(x0_from_x) * state - all(x0_from_eps) * eps));
+      __m256 y = all(mean_from_x0) * x0 + all(mean_from_x) * state;
       if (noise) {
         const __m256 upper = (_mm256_loadu_ps(c + Z) + one) * half;
-        const __m256 log_variance = upper * _mm256_set1_ps(log_beta) + (one - upper) * _mm256_set1_ps(log_beta_tilde);
+        const __m256 log_variance = upper * all(log_beta) + (one - upper) * all(log_beta_tilde);
         y = varsr::fma(varsr::exp_ps(half * log_variance), _mm256_loadu_ps(noise + r * Z + i), y);
       }
       _mm256_storeu_ps(out + r * Z + i, y);

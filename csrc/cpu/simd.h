@@ -20,7 +20,7 @@ inline __m256 fnma(__m256 a, __m256 b, __m256 c) { return _mm256_fnmadd_ps(a, b,
 inline __m256 min(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
 inline __m256 max(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
 inline __m256 div(__m256 a, __m256 b) { return _mm256_div_ps(a, b); }
-// -|x|, and what of the two the sign of x asks for: the sign of a NaN too.
+// -|x|; and `negative` in the lanes where the sign bit of x is set, `positive` in the others.
 inline __m256 negative_abs(__m256 x) { return _mm256_or_ps(x, _mm256_set1_ps(-0.0f)); }
 inline __m256 by_sign(__m256 x, __m256 negative, __m256 positive) { return _mm256_blendv_ps(positive, negative, x); }
 // x * 2^n for n in the low bits of `shifted`.

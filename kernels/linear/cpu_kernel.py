@@ -81,8 +81,8 @@ def _product(
     elif kind == PLAIN:
         torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
     else:
-        in_place = residual is None or residual.data_ptr() != out.data_ptr()
-        sums = out if in_place else cpu.scratch("product", M, N)
+        out_is_read = residual is not None and residual.data_ptr() == out.data_ptr()
+        sums = cpu.scratch("product", M, N) if out_is_read else out
         cpu.call("finish", torch.mm(x, weight.t(), out=sums), *finish, M, N)
     return out
 
