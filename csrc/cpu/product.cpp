@@ -47,6 +47,16 @@ inline void add_tile(const float* from, TileSums& sums) {
   }
 }
 
+// A thread's own memory, the same for every kind of product.
+struct Buffers {
+  Scratch<float> packed, unfinished;
+
+  static Buffers& of_thread() {
+    static thread_local Buffers buffers;
+    return buffers;
+  }
+};
+
 template <Kind kKind>
 struct Product {
   const float *a, *panels;
@@ -55,10 +65,10 @@ struct Product {
 
   // Rows row0..row1 of the panels panel0..panel1. A deep product keeps the sums of a block of rows between its depths.
   void share(int64_t row0, int64_t row1, int64_t panel0, int64_t panel1) const {
-    static thread_local Scratch<float> packed_rows, unfinished;
+    Buffers& buffers = Buffers::of_thread();
     const int64_t all_tiles = K / kColumns, kept = all_tiles > kDepth ? panel1 - panel0 : 1;
-    float* packed = packed_rows.get(std::min(kDepth, all_tiles) * kGroups * kTile);
-    float* sums = unfinished.get(kept * kGroups * kTile);
+    float* packed = buffers.packed.get(std::min(kDepth, all_tiles) * kGroups * kTile);
+    float* sums = buffers.unfinished.get(kept * kGroups * kTile);
     for (int64_t first = row0; first < row1; first += kGroups * kRows)
       for (int64_t tile = 0; tile < all_tiles; tile += kDepth) {
         const int64_t count = std::min(kGroups * kRows, row1 - first), tiles = std::min(kDepth, all_tiles - tile);
